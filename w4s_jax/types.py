@@ -1,0 +1,608 @@
+"""Records that cross a border, the Protocols of the house, and its error tree.
+
+task → State → prompt → Policy.sample → Candidate → Sandbox ⇄ Executor → Evaluation
+→ Feedback → reward → Turn → Trajectory → store → tree → step
+
+The host half (text, processes, network) and the device half (arrays) do not
+import each other; they meet here and in `experiments/`. This module is standard
+library only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+# --- errors -----------------------------------------------------------------
+
+
+class W4sError(Exception):
+    """Root of every error this package raises on purpose."""
+
+
+class InputError(W4sError, ValueError):
+    """Bad input: one line with the thing, its value, what is allowed, the remedy."""
+
+
+class BudgetExceededError(W4sError, RuntimeError):
+    """A cap on USD, tokens, calls or seconds leaves no room for the next call."""
+
+
+class ExecutorError(W4sError, ConnectionError):
+    """The executor could not be reached or kept failing: our failure, not the workflow's."""
+
+
+class SandboxError(W4sError, RuntimeError):
+    """The sandbox could not start or died: our failure, not the workflow's."""
+
+
+class StoreError(W4sError, OSError):
+    """A run directory cannot be read or written."""
+
+
+class CheckpointError(W4sError, OSError):
+    """A checkpoint is missing, corrupt or of another shape."""
+
+
+class NumericsError(W4sError, FloatingPointError):
+    """A loss or gradient norm is not finite; raised before the update."""
+
+
+class SealedSplitError(W4sError, PermissionError):
+    """Test items were asked for before the closing evaluation."""
+
+
+class CallRefusedError(W4sError, RuntimeError):
+    """A workflow's LLM call is refused (too many, malformed); it sees the message and may go on."""
+
+
+# --- closed sets ------------------------------------------------------------
+
+
+class Split(enum.StrEnum):
+    """Our splits; each task says how they map to its source."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+class Purpose(enum.StrEnum):
+    """What a call is booked under in the ledger."""
+
+    META_AGENT = "meta_agent"
+    OPTIMISATION = "optimisation"
+    TEST = "test"
+
+
+class ItemStatus(enum.StrEnum):
+    """Outcome of one workflow on one item."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    BROKE = "broke"
+    NOT_EVALUATED = "not_evaluated"
+
+
+class CandidateStatus(enum.StrEnum):
+    """`ok`: evaluated; `skipped`: its error persisted; `failed`: ours, never trained on."""
+
+    OK = "ok"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+class StopReason(enum.StrEnum):
+    """Why a sample ended."""
+
+    END_OF_TURN = "end_of_turn"
+    LENGTH = "length"
+
+
+class RunStatus(enum.StrEnum):
+    """How a guarded child ended; everything but `ok` is the workflow's own failure."""
+
+    OK = "ok"
+    EXCEPTION = "exception"
+    TIMEOUT = "timeout"
+    LIMIT = "limit"
+    MALFORMED = "malformed"
+
+
+# --- tasks ------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SolverInput:
+    """What a workflow is given of an item: all that enters the sandbox.
+
+    Example:
+        >>> SolverInput(question="What is 2 + 2?").entry_point is None
+        True
+    """
+
+    question: str
+    """The `task` argument of `solver`."""
+    entry_point: str | None = None
+    """Name of the function to write, for code tasks; None elsewhere."""
+    public_tests: tuple[str, ...] = ()
+    """Assertions the workflow may see and run."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Item:
+    """One question with its gold answer. The target never leaves the parent process.
+
+    Example:
+        >>> Item(id="gsm_hard/7", question="…", target=42.0).solver_input().question
+        '…'
+    """
+
+    id: str
+    """Unique over all tasks and stable over runs."""
+    question: str
+    """The text given to `solver` as `task`."""
+    target: Any
+    """Gold answer, or the hidden tests of a code item; JSON-serialisable."""
+    entry_point: str | None = None
+    """Function to write, for code items."""
+    public_tests: tuple[str, ...] = ()
+    """Assertions shown to the workflow."""
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Facts for the parent alone (gold program, difficulty); JSON-serialisable."""
+
+    def solver_input(self) -> SolverInput:
+        """The part of the item that a workflow sees."""
+        return SolverInput(question=self.question, entry_point=self.entry_point, public_tests=self.public_tests)
+
+
+class Grade(NamedTuple):
+    """A graded answer."""
+
+    score: float
+    """In [0, 1], the benchmark's own metric; right iff 1.0."""
+    symptom: str = ""
+    """What the parent can see of a wrong answer, e.g. `no number`; empty where right."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Workflow:
+    """Python source that defines `solver(agent, task)` and returns a dict with `answer`.
+
+    Example:
+        >>> Workflow(name="direct", code="def solver(agent, task): ...").digest[:4]
+        '5ef6'
+    """
+
+    name: str
+    code: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the code, in hex."""
+        return hashlib.sha256(self.code.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Task(Protocol):
+    """A set of questions with a scoring rule."""
+
+    name: str
+    """As `--task` spells it."""
+    description: str
+    """What the meta-agent is told of the task."""
+    metric: str
+    """`accuracy`, `f1` or `pass@1`."""
+
+    def items(self, split: Split) -> Sequence[Item]:
+        """Items of a split, in a fixed order.
+
+        Raises:
+            SealedSplitError: the test split was asked for before it was opened.
+        """
+
+    async def grade(self, item: Item, answer: Any, sandbox: Sandbox) -> Grade:
+        """Scores an answer by the benchmark's rule; code answers run in `sandbox`."""
+
+    def seed_workflows(self) -> Sequence[Workflow]:
+        """The workflows a search starts from; the first is the first current one."""
+
+
+# --- executor ---------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Message:
+    """One chat message."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+    content: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChatRequest:
+    """One call to a model behind an API.
+
+    Example:
+        >>> ChatRequest(model="m", messages=(Message(role="user", content="hi"),)).n
+        1
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    temperature: float = 1.0
+    max_tokens: int | None = None
+    """Most completion tokens per choice."""
+    n: int = 1
+    """Choices asked for."""
+    json_mode: bool = False
+    """Ask for `response_format={"type": "json_object"}`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CallContext:
+    """Who calls, and which of several equal calls this is.
+
+    `(request, sample_index, repetition)` is the key of the cache.
+    """
+
+    purpose: Purpose
+    item_id: str = ""
+    workflow: str = ""
+    """Digest of the workflow that calls."""
+    sample_index: int = 0
+    """Number of equal requests made earlier within the same item."""
+    repetition: int = 0
+    """Number of the repeated evaluation."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Usage:
+    """Tokens of one call, all choices together."""
+
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChatReply:
+    """The choices of one call with what they cost."""
+
+    texts: tuple[str, ...]
+    finish_reasons: tuple[str, ...]
+    usage: Usage
+    usd: float = 0.0
+    """By list price; a reply from the cache carries what it cost when it was bought."""
+    from_cache: bool = False
+
+
+class Executor(Protocol):
+    """A metered, cached, budgeted model; safe to call from many tasks of one event loop."""
+
+    model: str
+    simulated: bool
+
+    async def complete(self, request: ChatRequest, context: CallContext) -> ChatReply:
+        """Returns the reply, from the cache where it was bought before.
+
+        Raises:
+            BudgetExceededError: a cap leaves no room; nothing was sent.
+            ExecutorError: the model stayed unreachable after all retries.
+        """
+
+
+# --- sandbox ----------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Limits of one guarded child."""
+
+    wall_seconds: float = 60.0
+    """Wall clock; stopped while a request of the child's is outstanding."""
+    cpu_seconds: float = 30.0
+    memory_bytes: int = 1 << 30
+    output_bytes: int = 1 << 20
+    """Longest result, and longest captured standard output."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LLMCall:
+    """A validated LLM request of a workflow, as it reaches the parent."""
+
+    messages: tuple[Message, ...]
+    temperature: float
+    n: int
+    json_mode: bool
+    max_tokens: int | None = None
+
+
+AskLLM = Callable[[LLMCall], Awaitable[Sequence[str]]]
+"""Answers a workflow's LLM call; may raise CallRefusedError (told to the workflow) or an error of ours."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorkflowRun:
+    """What came back of one workflow on one item."""
+
+    status: RunStatus
+    answer: Any = None
+    """`answer` of the returned dict: str, int, float, bool, or None; set iff `ok`."""
+    error: str = ""
+    """One line: the exception's type and message, or the limit that was hit."""
+    traceback: str = ""
+    """Frames of the workflow's own code, for a repair."""
+    seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProgramRun:
+    """What came back of a program run for `execute_code`, public tests or grading."""
+
+    status: RunStatus
+    value: str = ""
+    """`str()` of what `solution()` returned, else of the last expression, else standard output."""
+    error: str = ""
+
+
+class Sandbox(Protocol):
+    """Runs hostile code; see `sandbox/base.py` for what is covered."""
+
+    name: str
+    """`bwrap`, `guard` or `process`."""
+
+    async def run_workflow(self, workflow: Workflow, given: SolverInput, ask: AskLLM, limits: Limits) -> WorkflowRun:
+        """Runs `solver` in a fresh child.
+
+        Raises:
+            SandboxError: the sandbox itself could not run it.
+        """
+
+    async def run_program(self, code: str, limits: Limits) -> ProgramRun:
+        """Runs a Python program in a fresh child without LLM access.
+
+        Raises:
+            SandboxError: the sandbox itself could not run it.
+        """
+
+
+# --- evaluation -------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ItemOutcome:
+    """One workflow on one item, graded."""
+
+    item_id: str
+    status: ItemStatus
+    score: float = 0.0
+    answer: str | None = None
+    """The workflow's answer as text, bounded in length."""
+    error: str = ""
+    symptom: str = ""
+    """Of a wrong answer, as its task's grader sees it; of a broken one, its exception's type."""
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    usd: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One workflow on one split.
+
+    Example:
+        >>> Evaluation(task="t", split=Split.VALIDATION, workflow="ab", outcomes=()).n
+        0
+    """
+
+    task: str
+    split: Split
+    workflow: str
+    """Digest."""
+    outcomes: tuple[ItemOutcome, ...]
+    """In the order of the split's items."""
+    repetition: int = 0
+
+    @property
+    def n(self) -> int:
+        """Items that were evaluated."""
+        return sum(o.status is not ItemStatus.NOT_EVALUATED for o in self.outcomes)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of evaluated items graded 1.0; 0.0 where none was."""
+        return sum(o.status is ItemStatus.RIGHT for o in self.outcomes) / self.n if self.n else 0.0
+
+    @property
+    def score(self) -> float:
+        """Mean of the benchmark's own metric over evaluated items."""
+        return sum(o.score for o in self.outcomes) / self.n if self.n else 0.0
+
+    @property
+    def usd_per_item(self) -> float:
+        """Mean USD an evaluated item."""
+        return sum(o.usd for o in self.outcomes) / self.n if self.n else 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """One validation item as the meta-agent is shown it."""
+
+    question: str
+    answer: str
+    target: str
+    status: ItemStatus
+    error: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Feedback:
+    """What a state keeps of a validation evaluation; all that can reach a prompt."""
+
+    accuracy: float
+    n: int
+    usd_per_item: float = 0.0
+    symptoms: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Failures by what the parent can see of them, e.g. `{"no number": 3}`."""
+    cases: tuple[Case, ...] = ()
+    """A bounded, seeded sample, failures first."""
+
+
+# --- the MDP ----------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """A workflow with its validation feedback."""
+
+    workflow: Workflow
+    feedback: Feedback
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class State:
+    """What the meta-agent acts from."""
+
+    task: str
+    """Name."""
+    description: str
+    seeds: tuple[Evaluated, ...]
+    current: Evaluated
+    best_accuracy: float
+    """Best validation accuracy of all history."""
+    turn: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Action:
+    """Free-text analysis and one Python block."""
+
+    text: str
+    """The whole sampled text."""
+    analysis: str
+    workflow: Workflow
+
+
+class DrawKey(NamedTuple):
+    """Names one random draw; equal keys give equal samples at any load."""
+
+    seed: int
+    round: int
+    trajectory: int
+    turn: int
+    candidate: int
+    attempt: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How actions are sampled."""
+
+    temperature: float = 0.5
+    max_new_tokens: int = 4096
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Context:
+    """A dialogue as a policy holds it."""
+
+    messages: tuple[Message, ...]
+    prompt_ids: tuple[int, ...] = ()
+    """Token ids of the messages and the opening of the reply; empty for a model behind an API."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One sampled action."""
+
+    ids: tuple[int, ...]
+    """As sampled, the end-of-turn token included where there is one; empty behind an API."""
+    logprobs: tuple[float, ...]
+    """Natural log, at temperature 1; same length as `ids`, or empty where unknown."""
+    text: str
+    """Decoded, without the end-of-turn token."""
+    stop: StopReason
+
+
+class Policy(Protocol):
+    """A meta-agent that can be sampled from."""
+
+    name: str
+
+    def open(self, messages: Sequence[Message]) -> Context:
+        """Renders messages and the opening of a reply.
+
+        Raises:
+            InputError: the prompt with its new tokens does not fit the model.
+        """
+
+    def extend(self, context: Context, action: Sample, messages: Sequence[Message]) -> Context:
+        """The context after `action` and further messages; its ids begin with `context.prompt_ids + action.ids`."""
+
+    def encode_action(self, text: str) -> Sample:
+        """Tokenises a repaired action once; it has no log-probabilities."""
+
+    async def sample(self, context: Context, keys: Sequence[DrawKey], options: SamplingOptions) -> Sequence[Sample]:
+        """One sample a key, all from one context.
+
+        Raises:
+            InputError: the prompt with `max_new_tokens` does not fit the model.
+            ExecutorError: a model behind an API stayed unreachable.
+            BudgetExceededError: a cap leaves no room.
+        """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One action with all that became of it."""
+
+    index: int
+    """In [0, m)."""
+    status: CandidateStatus
+    text: str
+    ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    workflow: str = ""
+    """Code; empty where none was found."""
+    reason: str = ""
+    """Why it was skipped or failed."""
+    accuracy: float | None = None
+    reward: float | None = None
+    usd: float = 0.0
+    """Executor's cost of its self-checks and evaluation."""
+    repairs: int = 0
+    feedback: Feedback | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One step of the MDP: m candidates sampled from one context. The record of the store."""
+
+    round: int
+    """0 before training, r in round r, num_rounds + 1 after."""
+    trajectory: int
+    """Planned number within the round."""
+    turn: int
+    task: str
+    messages: tuple[Message, ...]
+    """The dialogue the actions were sampled from."""
+    prompt_ids: tuple[int, ...]
+    candidates: tuple[Candidate, ...]
+    chosen: int | None
+    """Index of the candidate that advances the state; None where all were skipped."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trajectory:
+    """The finished turns of one trajectory, in order."""
+
+    round: int
+    index: int
+    task: str
+    turns: tuple[Turn, ...]
