@@ -1,0 +1,52 @@
+# Everything runs from here. `make quickstart` and `make test` work on a bare machine with Python 3.11 or later.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+WORKERS ?= 2
+
+.PHONY: help setup quickstart test check lint format types doctor clean
+
+help: ## List the targets.
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY) ## Make .venv with everything that is needed, with uv where it is there, else with venv and pip.
+
+$(READY): requirements.txt pyproject.toml
+	@if command -v uv >/dev/null 2>&1; then \
+		echo "setup: installing into $(VENV) with uv (about a minute)"; \
+		uv venv --quiet --clear --python '>=3.11' $(VENV) && \
+		uv pip install --quiet --python $(BIN)/python -r requirements.txt && \
+		uv pip install --quiet --python $(BIN)/python --no-deps -e .; \
+	else \
+		test -n "$(PYTHON)" || { echo "setup: no Python 3.11 or later found; install one, or uv" >&2; exit 2; }; \
+		echo "setup: installing into $(VENV) with $(PYTHON) and pip (about two minutes)"; \
+		$(PYTHON) -m venv --clear $(VENV) && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .; \
+	fi
+	@touch $(READY)
+
+quickstart: $(READY) ## Train the packaged meta-agent on toy tasks: no key, no accelerator, no download.
+	@$(BIN)/python -m experiments.rlao --flagfile=experiments/flags/quickstart.flags
+
+test: $(READY) ## Run the tests.
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+check: lint types test ## What CI runs: format, lint, types, tests.
+
+lint: $(READY) ## Check format and lint.
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+
+format: $(READY) ## Format and fix what can be fixed.
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+types: $(READY) ## Check types.
+	@$(BIN)/mypy
+
+doctor: $(READY) ## Say what works on this machine.
+	@$(BIN)/python -m experiments.doctor
+
+clean: ## Remove .venv, caches and runs/quickstart.
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache runs/quickstart

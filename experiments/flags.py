@@ -1,0 +1,155 @@
+"""The shared flags: one name, one meaning and one default for every command.
+
+Each group is a function that an entry point calls while its module loads.
+Defaults are read from the dataclasses of the library; later flags win over the
+flag file; `run.flags` is written so that it re-runs the run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from absl import flags
+
+from w4s_jax.mdp import RewardConfig
+from w4s_jax.rollout.collect import CollectOptions
+from w4s_jax.training.optimizer import OptimizerConfig
+from w4s_jax.types import InputError, SamplingOptions
+
+FLAGS = flags.FLAGS
+
+MAY_CHANGE_ON_RESUME = frozenset(
+    {
+        *("json_out", "dry_run", "output_dir", "concurrency", "mesh", "data_dir", "flagfile", "run_dir"),
+        *("budget_usd", "budget_tokens", "budget_calls", "budget_seconds"),
+        *("executor_base_url", "executor_prices", "meta_agent_base_url", "requests_per_minute", "tokens_per_minute"),
+        *("sandbox", "allow_unsafe_sandbox", "sandbox_workers", "trajectories_in_flight"),
+    }
+)
+"""Flags that decide no result (beyond rounding); every other one is refused on an existing run directory."""
+
+
+def define_run() -> None:
+    """Where a run lives and what makes it random."""
+    flags.DEFINE_string("run_dir", "", "Folder of the run; the same command on the same folder resumes.")
+    flags.DEFINE_integer("seed", 0, "Seed of every draw of the run, splits excepted.")
+    flags.DEFINE_string("json_out", "", "Write the result as JSON to this file too.")
+    flags.DEFINE_boolean("dry_run", False, "Print the worst case in calls, tokens and USD, and stop.")
+
+
+def define_tasks() -> None:
+    """Which questions."""
+    flags.DEFINE_list("task", ["toy"], "Tasks or groups of tasks, by name; see docs/tasks.md.")
+    flags.DEFINE_list("eval_task", [], "Tasks to evaluate on (default: as --task).")
+    flags.DEFINE_string("data_dir", "", "Folder with NAME/SPLIT.jsonl files; empty: the Hugging Face hub.")
+    flags.DEFINE_integer("split_seed", 0, "Seed of the splits, apart from --seed.")
+    flags.DEFINE_integer("validation_size", 0, "Items in the validation split (0: the task's own).", lower_bound=0)
+    flags.DEFINE_integer("test_size", 0, "Items in the test split (0: the task's own).", lower_bound=0)
+
+
+def define_meta_agent() -> None:
+    """Who writes the workflows, and how it is sampled."""
+    sampling = SamplingOptions()
+    flags.DEFINE_string("meta_agent", "tiny", "JAX checkpoint, Hugging Face folder or id, api:MODEL, or tiny.")
+    flags.DEFINE_string("meta_agent_base_url", "", "Base URL of an api:MODEL meta-agent.")
+    flags.DEFINE_enum("prompt_template", "full", ["full", "compact"], "compact is for the tiny meta-agent.")
+    flags.DEFINE_float("temperature", sampling.temperature, "Sampling temperature of actions.", lower_bound=0.0)
+    flags.DEFINE_integer("max_new_tokens", sampling.max_new_tokens, "Most tokens of one action.", lower_bound=1)
+    flags.DEFINE_integer("cache_length", 0, "Longest prompt with its new tokens (0: the model's own).", lower_bound=0)
+    flags.DEFINE_integer("prompts_in_flight", 8, "Prompts decoded at once on the device.", lower_bound=1)
+
+
+def define_search() -> None:
+    """The MDP."""
+    collect = CollectOptions()
+    flags.DEFINE_integer("num_candidates", collect.num_candidates, "m, actions sampled a turn.", lower_bound=1)
+    flags.DEFINE_integer("num_turns", collect.num_turns, "Turns of a trajectory.", lower_bound=1)
+    flags.DEFINE_integer("turns_in_context", collect.turns_in_context, "Turns of one dialogue.", lower_bound=1)
+    flags.DEFINE_integer("max_repairs", collect.max_repairs, "Repairs of one action.", lower_bound=0)
+    flags.DEFINE_enum("reward", str(RewardConfig().kind), ["paper", "repo"], "Definition of the reward.")
+
+
+def define_training() -> None:
+    """RLAO."""
+    optimizer = OptimizerConfig()
+    flags.DEFINE_float("tau", 0.4, "Temperature of the reward weights exp(r / tau).", lower_bound=1e-3)
+    flags.DEFINE_integer("num_rounds", 1, "Rounds of collecting and training.", lower_bound=0)
+    flags.DEFINE_integer("trajectories_per_round", 24, "Trajectories collected a round.", lower_bound=1)
+    flags.DEFINE_integer("trajectories_per_step", 4, "Trajectories in one optimiser step.", lower_bound=1)
+    flags.DEFINE_integer("epochs", 1, "Passes over a round's trajectories.", lower_bound=1)
+    flags.DEFINE_list("trajectories", [], "Train on these stored trajectories alone (files or run directories).")
+    flags.DEFINE_enum("optimizer", optimizer.name, ["adamw", "adafactor", "sgd"], "Optimiser.")
+    flags.DEFINE_float("learning_rate", optimizer.learning_rate, "Learning rate.", lower_bound=0.0)
+    flags.DEFINE_integer("warmup_steps", optimizer.warmup_steps, "Steps of linear warm-up.", lower_bound=0)
+    flags.DEFINE_float("max_grad_norm", optimizer.max_grad_norm, "Clip gradients to this norm (0: none).", 0.0)
+    flags.DEFINE_integer("row_length", 8192, "Tokens of one packed row; a tree must fit one.", lower_bound=8)
+    flags.DEFINE_integer("rows_per_batch", 1, "Packed rows of one micro-batch and data shard.", lower_bound=1)
+    flags.DEFINE_enum("param_dtype", "float32", ["float32", "bfloat16"], "Type of stored parameters.")
+    flags.DEFINE_enum("compute_dtype", "bfloat16", ["float32", "bfloat16"], "Type of matrix products.")
+    flags.DEFINE_enum("remat", "full", ["none", "dots", "full"], "What is recomputed in the backward pass.")
+    flags.DEFINE_integer("lora_rank", 0, "Rank of LoRA adapters (0: full fine-tuning).", lower_bound=0)
+    flags.DEFINE_string("mesh", "", "Device mesh, e.g. data=1,fsdp=4,tensor=2 (empty: all devices on fsdp).")
+    flags.DEFINE_integer("keep_checkpoints", 2, "Checkpoints kept.", lower_bound=1)
+
+
+def define_executor() -> None:
+    """The strong model, its price and its caps."""
+    flags.DEFINE_enum("executor", "simulated", ["simulated", "openai"], "Kind of executor.")
+    flags.DEFINE_string("executor_base_url", "", "Base URL of an OpenAI-compatible server.")
+    flags.DEFINE_string("executor_model", "simulated", "Model name at the executor's API.")
+    flags.DEFINE_string("executor_prices", "", "JSON, or a file of it: {model: {input, output}}, USD per 1M tokens.")
+    flags.DEFINE_integer("executor_max_tokens", 1024, "Most tokens of one reply.", lower_bound=1)
+    flags.DEFINE_integer("requests_per_minute", 0, "Rate limit of the executor (0: none).", lower_bound=0)
+    flags.DEFINE_integer("tokens_per_minute", 0, "Rate limit of the executor (0: none).", lower_bound=0)
+    flags.DEFINE_integer("concurrency", 64, "Calls in flight at once.", lower_bound=1)
+    flags.DEFINE_string("budget_usd", "", "Cap on USD, or inf; a paid executor needs one.")
+    flags.DEFINE_integer("budget_tokens", 0, "Cap on tokens (0: none).", lower_bound=0)
+    flags.DEFINE_integer("budget_calls", 0, "Cap on calls (0: none).", lower_bound=0)
+    flags.DEFINE_float("budget_seconds", 0.0, "Cap on wall-clock seconds (0: none).", lower_bound=0.0)
+    flags.DEFINE_integer("max_calls_per_item", 64, "Most calls of one workflow on one item.", lower_bound=1)
+    flags.DEFINE_float("item_timeout", 60.0, "Seconds a workflow may compute on one item.", lower_bound=0.1)
+
+
+def define_sandbox() -> None:
+    """Where workflows run."""
+    flags.DEFINE_enum("sandbox", "auto", ["auto", "bwrap", "guard", "process"], "Back end of the sandbox.")
+    flags.DEFINE_boolean("allow_unsafe_sandbox", False, "Allow --sandbox=process beside an API key.")
+    flags.DEFINE_list("sandbox_packages", ["numpy", "sympy"], "Packages that workflows may import.")
+    flags.DEFINE_integer("sandbox_workers", 0, "Zygotes (0: one a core).", lower_bound=0)
+
+
+def read_json(name: str, value: str) -> Mapping[str, object]:
+    """Parses a flag that holds JSON, or names a file of it.
+
+    Raises:
+        InputError: neither a file nor a JSON object.
+    """
+    if not value:
+        return {}
+    text = Path(value).read_text() if Path(value).is_file() else value
+    try:
+        parsed = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"--{name}={value!r} is no JSON ({error}); give an object or the path of a file") from None
+    if not isinstance(parsed, dict):
+        raise InputError(f"--{name} holds a {type(parsed).__name__}; give a JSON object")
+    return parsed
+
+
+def read_budget_usd(value: str) -> float | None:
+    """Parses `--budget_usd`: a number, `inf`, or empty for none given.
+
+    Raises:
+        InputError: not a positive number.
+    """
+    if not value:
+        return None
+    try:
+        usd = float(value)
+    except ValueError:
+        usd = -1.0
+    if not usd > 0:
+        raise InputError(f"--budget_usd={value!r} is not a positive number; give USD, or inf to set no cap")
+    return usd

@@ -1,0 +1,56 @@
+"""Progress of long steps: one live line on a terminal, a line every few seconds elsewhere.
+
+any entry point → **standard error**
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+
+class Progress:
+    """Counts the parts of one long step.
+
+    Example:
+        with Progress("rollouts", total=120) as progress:
+            progress.advance(accuracy="0.41")
+    """
+
+    def __init__(self, label: str, total: int, *, stream: TextIO | None = None, every_seconds: float = 5.0):
+        """Starts at 0 of `total`; prints at most every `every_seconds` where there is no terminal."""
+        self._label, self._total = label, total
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty()
+        self._interval = 0.2 if self._live else every_seconds
+        self._started = time.monotonic()
+        self._printed = self._started
+        self._done = 0
+        self._facts = ""
+
+    def advance(self, count: int = 1, **facts: object) -> None:
+        """Counts `count` more parts; `facts` are shown behind the count."""
+        self._done += count
+        if facts:
+            self._facts = "  ".join(f"{name} {value}" for name, value in facts.items())
+        if time.monotonic() - self._printed >= self._interval:
+            self._print(end="" if self._live else "\n")
+
+    def _print(self, end: str) -> None:
+        self._printed = time.monotonic()
+        seconds = self._printed - self._started
+        line = f"{self._label}: {self._done}/{self._total}  {seconds:.0f} s  {self._facts}".rstrip()
+        self._stream.write(f"\r\x1b[2K{line}{end}" if self._live else f"{line}{end}")
+        self._stream.flush()
+
+    def __enter__(self) -> Progress:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Prints the last count."""
+        self._print(end="\n")

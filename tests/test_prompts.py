@@ -1,0 +1,103 @@
+"""What the meta-agent is told, and how its text is read."""
+
+import dataclasses
+
+import pytest
+
+from w4s_jax.prompts import ActionParseError, CompactTemplate, FullTemplate, parse_action, replace_code
+from w4s_jax.types import Case, Evaluated, Feedback, ItemStatus, State, Workflow
+
+SOLVER = "def solver(agent, task):\n    return {'answer': 1}"
+SEED = Evaluated(
+    workflow=Workflow(name="direct", code=SOLVER),
+    feedback=Feedback(
+        accuracy=0.25,
+        n=20,
+        usd_per_item=0.0015,
+        symptoms={"close": 3, "factor": 12},
+        cases=(
+            Case(question="How many?", answer="7", target="9", status=ItemStatus.WRONG),
+            Case(question="How far?", answer="", target="3", status=ItemStatus.BROKE, error="ValueError: x"),
+        ),
+    ),
+)
+STATE = State(task="t", description="Word problems.", seeds=(SEED,), current=SEED, best_accuracy=0.25)
+
+
+def test_the_block_that_defines_solver_is_the_action():
+    action = parse_action(f"First {{think}}.\n```python\nx = 1\n```\nThen:\n```python\n{SOLVER}\n```\nDone.", "a")
+    assert action.workflow.code == SOLVER
+    assert action.analysis.startswith("First {think}.")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("no code here", "no Python block"),
+        ("```python\nprint(1)\n```", "no Python block defines solver"),
+        (f"```python\n{SOLVER}\n```\nor\n```python\n{SOLVER}\n```", "2 Python blocks define solver"),
+        ("```python\n    def solver(agent, task): pass\n```", "no Python block defines solver"),
+    ],
+)
+def test_text_without_one_solver_is_refused_with_its_reason(text, reason):
+    with pytest.raises(ActionParseError, match=reason):
+        parse_action(text, "a")
+
+
+def test_a_block_left_open_at_the_end_is_read_to_the_end():
+    assert parse_action(f"plan\n```python\n{SOLVER}", "a").workflow.code == SOLVER
+
+
+def test_backticks_within_a_line_of_code_do_not_end_the_block():
+    code = 'def solver(agent, task):\n    fence = "```"\n    return {"answer": fence}'
+    assert parse_action(f"```python\n{code}\n```", "a").workflow.code == code
+
+
+def test_repaired_code_replaces_the_code_and_nothing_else():
+    text = "Analysis.\n```python\ndef solver(a, t):\n    oops\n```\nEnd."
+    assert replace_code(text, SOLVER) == f"Analysis.\n```python\n{SOLVER}\n```\nEnd."
+
+
+def test_repaired_code_is_kept_literally_whatever_it_spells():
+    tricky = "def solver(agent, task):\n    return {'answer': '\\\\1 \\g<0>'}"
+    assert parse_action(replace_code("x\n```python\ndef solver(): pass\n```", tricky), "a").workflow.code == tricky
+
+
+def test_repaired_code_is_added_where_the_text_had_no_solver():
+    assert parse_action(replace_code("Analysis without code", SOLVER), "a").workflow.code == SOLVER
+
+
+def test_the_compact_opening_says_task_best_current_failures_and_code():
+    (message,) = CompactTemplate().opening(STATE)
+    assert message.content == f"Word problems.\nbest 25\nnow 25: factor 12, close 3\n```python\n{SOLVER}\n```"
+
+
+def test_the_compact_follow_up_does_not_repeat_the_code():
+    worse = dataclasses.replace(SEED, feedback=Feedback(accuracy=0.1, n=20))
+    (message,) = CompactTemplate().after(dataclasses.replace(STATE, current=worse), STATE)
+    assert message.content == "best 25\nnow 10: no failures"
+
+
+def test_the_full_opening_holds_every_part_the_paper_names():
+    (message,) = FullTemplate().opening(STATE)
+    for part in ("call_json_format_llm", "execute_code", "test_on_public_test", "Principles", "Word problems.", SOLVER):
+        assert part in message.content
+    assert "Accuracy 0.250 on 20 validation questions" in message.content
+    assert "Failures: factor × 12, close × 3." in message.content
+    assert "The workflow's answer: 7\nThe right answer: 9" in message.content
+    assert "The workflow raised: ValueError: x" in message.content
+
+
+@pytest.mark.parametrize(("accuracy", "word"), [(0.5, "increased"), (0.25, "unchanged"), (0.1, "decreased")])
+def test_the_change_is_said_against_the_best_before(accuracy, word):
+    after = dataclasses.replace(STATE, current=dataclasses.replace(SEED, feedback=Feedback(accuracy=accuracy, n=20)))
+    (message,) = FullTemplate().after(after, STATE)
+    assert f"accuracy {word}." in message.content
+
+
+def test_a_long_case_is_cut_in_the_middle_and_says_so():
+    long = dataclasses.replace(SEED.feedback.cases[0], question="a" * 3000 + "END")
+    seed = dataclasses.replace(SEED, feedback=dataclasses.replace(SEED.feedback, cases=(long,)))
+    (message,) = FullTemplate().opening(dataclasses.replace(STATE, current=seed, seeds=(seed,)))
+    assert "[… 1803 characters left out …]" in message.content
+    assert "END" in message.content

@@ -1,0 +1,1 @@
+"""Results → tables, plots, one HTML page."""
