@@ -15,9 +15,12 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 
-from absl import app
+from absl import app, logging
 
 from w4s_jax.types import BudgetExceededError, W4sError
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it announces the lack of torch, which nothing here needs
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 EXIT_BAD_INPUT = 2
 EXIT_BUDGET = 3
@@ -25,7 +28,7 @@ EXIT_BUDGET = 3
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs `main` under absl; turns the errors of the house into one line and an exit code."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.set_verbosity(logging.WARNING)
     app.run(lambda argv: _guarded(main, argv))
 
 

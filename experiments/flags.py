@@ -7,10 +7,6 @@ flag file; `run.flags` is written so that it re-runs the run.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
-
 from absl import flags
 
 from w4s_jax.mdp import RewardConfig
@@ -22,9 +18,10 @@ FLAGS = flags.FLAGS
 
 MAY_CHANGE_ON_RESUME = frozenset(
     {
-        *("json_out", "dry_run", "output_dir", "concurrency", "mesh", "data_dir", "flagfile", "run_dir"),
+        *("json_out", "outcomes", "dry_run", "output_dir", "concurrency", "mesh", "data_dir", "flagfile", "run_dir"),
         *("budget_usd", "budget_tokens", "budget_calls", "budget_seconds"),
         *("executor_base_url", "executor_prices", "meta_agent_base_url", "requests_per_minute", "tokens_per_minute"),
+        *("row_length", "rows_per_batch", "remat", "keep_checkpoints", "prompts_in_flight", "export_dtype"),
         *("sandbox", "allow_unsafe_sandbox", "sandbox_workers", "trajectories_in_flight"),
     }
 )
@@ -35,6 +32,7 @@ def define_run() -> None:
     """Where a run lives and what makes it random."""
     flags.DEFINE_string("run_dir", "", "Folder of the run; the same command on the same folder resumes.")
     flags.DEFINE_integer("seed", 0, "Seed of every draw of the run, splits excepted.")
+    flags.DEFINE_string("outcomes", "", "File that remembers outcomes by workflow and item (empty: in --run_dir).")
     flags.DEFINE_string("json_out", "", "Write the result as JSON to this file too.")
     flags.DEFINE_boolean("dry_run", False, "Print the worst case in calls, tokens and USD, and stop.")
 
@@ -89,8 +87,15 @@ def define_training() -> None:
     flags.DEFINE_enum("param_dtype", "float32", ["float32", "bfloat16"], "Type of stored parameters.")
     flags.DEFINE_enum("compute_dtype", "bfloat16", ["float32", "bfloat16"], "Type of matrix products.")
     flags.DEFINE_enum("remat", "full", ["none", "dots", "full"], "What is recomputed in the backward pass.")
+    flags.DEFINE_float("lora_alpha", 16.0, "Strength of the adapters: alpha / rank scales them.", lower_bound=0.0)
     flags.DEFINE_integer("lora_rank", 0, "Rank of LoRA adapters (0: full fine-tuning).", lower_bound=0)
     flags.DEFINE_string("mesh", "", "Device mesh, e.g. data=1,fsdp=4,tensor=2 (empty: all devices on fsdp).")
+    flags.DEFINE_enum("export_dtype", "bfloat16", ["float32", "bfloat16"], "Type of the Hugging Face export.")
+    flags.DEFINE_enum("weights", "rwr", ["rwr", "best", "positive"], "rwr: RLAO; others are its ablations.")
+    flags.DEFINE_integer("eval_num_turns", 0, "Turns of the searches before and after (0: num_turns).", lower_bound=0)
+    flags.DEFINE_list("eval_after_turns", [], "Test the best workflow after these numbers of turns too.")
+    flags.DEFINE_boolean("evaluate_before", True, "Search with the meta-agent as it was before training.")
+    flags.DEFINE_integer("trajectories_in_flight", 32, "Trajectories collected at once.", lower_bound=1)
     flags.DEFINE_integer("keep_checkpoints", 2, "Checkpoints kept.", lower_bound=1)
 
 
@@ -118,24 +123,6 @@ def define_sandbox() -> None:
     flags.DEFINE_boolean("allow_unsafe_sandbox", False, "Allow --sandbox=process beside an API key.")
     flags.DEFINE_list("sandbox_packages", ["numpy", "sympy"], "Packages that workflows may import.")
     flags.DEFINE_integer("sandbox_workers", 0, "Zygotes (0: one a core).", lower_bound=0)
-
-
-def read_json(name: str, value: str) -> Mapping[str, object]:
-    """Parses a flag that holds JSON, or names a file of it.
-
-    Raises:
-        InputError: neither a file nor a JSON object.
-    """
-    if not value:
-        return {}
-    text = Path(value).read_text() if Path(value).is_file() else value
-    try:
-        parsed = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"--{name}={value!r} is no JSON ({error}); give an object or the path of a file") from None
-    if not isinstance(parsed, dict):
-        raise InputError(f"--{name} holds a {type(parsed).__name__}; give a JSON object")
-    return parsed
 
 
 def read_budget_usd(value: str) -> float | None:

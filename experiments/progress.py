@@ -28,20 +28,24 @@ class Progress:
         self._started = time.monotonic()
         self._printed = self._started
         self._done = 0
-        self._facts = ""
+        self._facts: dict[str, object] = {}
 
     def advance(self, count: int = 1, **facts: object) -> None:
         """Counts `count` more parts; `facts` are shown behind the count."""
         self._done += count
-        if facts:
-            self._facts = "  ".join(f"{name} {value}" for name, value in facts.items())
+        self.note(**facts)
         if time.monotonic() - self._printed >= self._interval:
             self._print(end="" if self._live else "\n")
+
+    def note(self, **facts: object) -> None:
+        """Changes what is shown behind the count, without counting."""
+        self._facts |= facts
 
     def _print(self, end: str) -> None:
         self._printed = time.monotonic()
         seconds = self._printed - self._started
-        line = f"{self._label}: {self._done}/{self._total}  {seconds:.0f} s  {self._facts}".rstrip()
+        facts = "  ".join(f"{name} {value}" for name, value in self._facts.items())
+        line = f"{self._label}: {self._done}/{self._total}  {seconds:.0f} s  {facts}".rstrip()
         self._stream.write(f"\r\x1b[2K{line}{end}" if self._live else f"{line}{end}")
         self._stream.flush()
 

@@ -70,6 +70,9 @@ def dialogue(
     if error:
         if rng.random() < mix.repair:
             messages += [*template.repair(error, ""), _action(answer, grammar.write(answer))]
+        elif rng.random() < mix.second_turn:
+            other, other_code, _ = _answer(rng, subject, recipe, state, mix)
+            messages += [*template.after(state, state), _action(other, other_code)]
     elif rng.random() < mix.second_turn:
         after = _state(rng, subject, answer, best=state.best_accuracy)
         second, second_code, _ = _answer(rng, subject, answer, after, mix)

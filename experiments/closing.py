@@ -1,0 +1,130 @@
+"""The closing evaluation: the one place where the test split is opened.
+
+trajectories → **finalists** → test split → summary
+
+Finalists are chosen by validation alone: for each task the best seed workflow, and
+the best of all that a search tried, its seeds included, since that is what a user
+would keep. The test split is opened once, for all of them together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from experiments.progress import Progress
+from experiments.world import World
+from w4s_jax.mdp import best_tried
+from w4s_jax.reports.intervals import Estimate, mean, share
+from w4s_jax.rollout.collect import Problem
+from w4s_jax.rollout.evaluate import finish_all
+from w4s_jax.types import Evaluated, Evaluation, ItemOutcome, ItemStatus, Purpose, Split, Trajectory
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finalist:
+    """A workflow that is allowed to see the test split, once."""
+
+    label: str
+    """`seeds`, `before`, `after`, or one of these with `_N`: chosen after N turns."""
+    task: str
+    chosen: Evaluated
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """A finalist with its test evaluation."""
+
+    finalist: Finalist
+    evaluation: Evaluation
+
+
+def seed_finalists(problems: Iterable[Problem]) -> list[Finalist]:
+    """The best seed workflow of each task, by validation."""
+    return [Finalist(label="seeds", task=p.task.name, chosen=best_tried(p.start, ())) for p in problems]
+
+
+def search_finalists(
+    label: str, problems: dict[str, Problem], trajectories: Sequence[Trajectory], after_turns: Sequence[int]
+) -> list[Finalist]:
+    """The best workflow that each search tried, after all turns and after each of `after_turns`."""
+    found = []
+    for trajectory in trajectories:
+        start = problems[trajectory.task].start
+        for suffix, turns in [("", len(trajectory.turns)), *((f"_{n}", n) for n in after_turns)]:
+            chosen = best_tried(start, trajectory.turns[:turns])
+            found.append(Finalist(label=label + suffix, task=trajectory.task, chosen=chosen))
+    return found
+
+
+async def closing_evaluation(world: World, finalists: Sequence[Finalist]) -> list[Result]:
+    """Opens the test split and evaluates every finalist on it.
+
+    Raises:
+        BudgetExceededError, ExecutorError, SandboxError: as `Evaluator.evaluate`.
+    """
+    for name in {finalist.task for finalist in finalists}:
+        world.tasks[name].unseal()
+    total = sum(len(world.tasks[finalist.task].items(Split.TEST)) for finalist in finalists)
+    with Progress("closing test evaluation (items)", total) as progress:
+
+        async def evaluated(finalist: Finalist) -> Result:
+            task = world.tasks[finalist.task]
+            evaluation = await world.evaluator.evaluate(
+                finalist.chosen.workflow,
+                task,
+                task.items(Split.TEST),
+                split=Split.TEST,
+                purpose=Purpose.TEST,
+                progress=lambda outcome: progress.advance(),
+            )
+            return Result(finalist=finalist, evaluation=evaluation)
+
+        return await finish_all([evaluated(finalist) for finalist in finalists])
+
+
+# --- what is said of the results ---------------------------------------------
+
+
+def labelled(results: Sequence[Result], label: str) -> list[Result]:
+    """The results of one label, by task."""
+    return sorted((r for r in results if r.finalist.label == label), key=lambda r: r.finalist.task)
+
+
+def pooled(results: Sequence[Result]) -> Estimate:
+    """Accuracy over the items of all tasks together."""
+    outcomes = [outcome for result in results for outcome in _evaluated(result)]
+    return share(sum(o.status is ItemStatus.RIGHT for o in outcomes), len(outcomes))
+
+
+def paired_gain(before: Sequence[Result], after: Sequence[Result]) -> Estimate | None:
+    """Mean difference of accuracy on the same items; None where there is none in common."""
+    first = {o.item_id: o for result in before for o in _evaluated(result)}
+    differences = [
+        float(o.status is ItemStatus.RIGHT) - float(first[o.item_id].status is ItemStatus.RIGHT)
+        for result in after
+        for o in _evaluated(result)
+        if o.item_id in first
+    ]
+    return mean(differences) if differences else None
+
+
+def _evaluated(result: Result) -> list[ItemOutcome]:
+    return [o for o in result.evaluation.outcomes if o.status is not ItemStatus.NOT_EVALUATED]
+
+
+def as_json(results: Sequence[Result]) -> dict[str, Any]:
+    """Accuracy, n and interval of one label, pooled and by task."""
+    by_task = {
+        r.finalist.task: {
+            **share(sum(o.status is ItemStatus.RIGHT for o in _evaluated(r)), r.evaluation.n).as_json(),
+            "score": r.evaluation.score,
+            "validation_accuracy": r.finalist.chosen.feedback.accuracy,
+            "validation_n": r.finalist.chosen.feedback.n,
+            "usd_per_item": r.evaluation.usd_per_item,
+            "workflow": r.finalist.chosen.workflow.name,
+        }
+        for r in results
+    }
+    return {**pooled(results).as_json(), "ci_method": "wilson, items of all tasks pooled", "by_task": by_task}

@@ -1,0 +1,148 @@
+"""Everything around a meta-agent: tasks, sandbox, executor, evaluator.
+
+flags → **World** → searches, training rounds, closing evaluation
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from experiments.flags import read_budget_usd
+from w4s_jax.executor.base import Backend
+from w4s_jax.executor.budget import Budget, Caps
+from w4s_jax.executor.client import OpenAIBackend
+from w4s_jax.executor.ledger import CallStore
+from w4s_jax.executor.metered import MeteredExecutor, MeteredOptions
+from w4s_jax.executor.prices import PriceTable, parse_prices
+from w4s_jax.executor.simulator import SimulatedBackend
+from w4s_jax.prompts import CompactTemplate, FullTemplate, PromptTemplate
+from w4s_jax.rollout.evaluate import EvaluationOptions, Evaluator
+from w4s_jax.rollout.memo import OutcomeMemo
+from w4s_jax.sandbox import open_sandbox
+from w4s_jax.tasks.base import SealedTask, SplitSizes
+from w4s_jax.tasks.registry import expand_tasks, make_task
+from w4s_jax.types import Sandbox
+
+FLAGS = flags.FLAGS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class World:
+    """What a run works in; closed by `open_world`."""
+
+    tasks: dict[str, SealedTask]
+    """By name: those trained on and those evaluated on."""
+    train_names: tuple[str, ...]
+    eval_names: tuple[str, ...]
+    sandbox: Sandbox
+    calls: CallStore
+    executor: MeteredExecutor
+    evaluator: Evaluator
+    template: PromptTemplate
+
+
+def load_tasks() -> tuple[dict[str, SealedTask], tuple[str, ...], tuple[str, ...]]:
+    """Tasks by name, and the names trained on and evaluated on.
+
+    Raises:
+        InputError: an unknown task, or missing or bad data.
+    """
+    train = tuple(expand_tasks(",".join(FLAGS.task)))
+    evaluated = tuple(expand_tasks(",".join(FLAGS.eval_task))) if FLAGS.eval_task else train
+    sizes = SplitSizes(validation=FLAGS.validation_size or None, test=FLAGS.test_size or None)
+    data_dir = Path(FLAGS.data_dir) if FLAGS.data_dir else None
+    tasks = {
+        name: make_task(name, data_dir=data_dir, split_seed=FLAGS.split_seed, sizes=sizes)
+        for name in dict.fromkeys((*train, *evaluated))
+    }
+    return tasks, train, evaluated
+
+
+@contextlib.asynccontextmanager
+async def open_world(calls_path: Path, outcomes_path: Path | None) -> AsyncIterator[World]:
+    """Starts the sandbox and opens ledger, cache and executor; closes them all.
+
+    Args:
+        calls_path: of `calls.sqlite`.
+        outcomes_path: of the memory of outcomes; None keeps it in memory.
+
+    Raises:
+        InputError: a flag that does not fit, a missing key, an unknown price.
+        SandboxError: no sandbox can be started.
+        StoreError: a file cannot be opened.
+    """
+    tasks, train_names, eval_names = load_tasks()
+    backend = make_backend(list(tasks.values()))
+    async with contextlib.AsyncExitStack() as stack:
+        calls = CallStore(calls_path)
+        stack.push_async_callback(calls.close)
+        executor = await stack.enter_async_context(metered(backend, calls))
+        sandbox = await stack.enter_async_context(
+            open_sandbox(
+                FLAGS.sandbox,
+                packages=tuple(FLAGS.sandbox_packages),
+                workers=FLAGS.sandbox_workers or os.cpu_count() or 1,
+                allow_unsafe=FLAGS.allow_unsafe_sandbox,
+            )
+        )
+        memo = OutcomeMemo(outcomes_path) if outcomes_path else OutcomeMemo()
+        stack.callback(memo.close)
+        yield World(
+            tasks=tasks,
+            train_names=train_names,
+            eval_names=eval_names,
+            sandbox=sandbox,
+            calls=calls,
+            executor=executor,
+            evaluator=Evaluator(executor, sandbox, memo, evaluation_options()),
+            template=CompactTemplate() if FLAGS.prompt_template == "compact" else FullTemplate(),
+        )
+
+
+def make_backend(tasks: Sequence[SealedTask]) -> Backend:
+    """The door to the executor's model.
+
+    Raises:
+        InputError: a paid executor lacks its key or its model's name.
+    """
+    if FLAGS.executor == "openai":
+        return OpenAIBackend(FLAGS.executor_model, base_url=FLAGS.executor_base_url or None)
+    return SimulatedBackend(tasks=tasks)
+
+
+def metered(backend: Backend, calls: CallStore) -> MeteredExecutor:
+    """Puts caps, prices and limits around a backend."""
+    caps = Caps(
+        usd=read_budget_usd(FLAGS.budget_usd),
+        tokens=FLAGS.budget_tokens or math.inf,
+        calls=FLAGS.budget_calls or math.inf,
+        seconds=FLAGS.budget_seconds or math.inf,
+    )
+    prices = Path(FLAGS.executor_prices)
+    overrides = parse_prices(prices.read_text() if FLAGS.executor_prices and prices.is_file() else FLAGS.executor_prices)
+    options = MeteredOptions(
+        concurrency=FLAGS.concurrency,
+        max_tokens=FLAGS.executor_max_tokens,
+        requests_per_minute=FLAGS.requests_per_minute or None,
+        tokens_per_minute=FLAGS.tokens_per_minute or None,
+        seed=FLAGS.seed,
+    )
+    return MeteredExecutor(backend, calls, Budget(caps, spent=calls.spent), PriceTable(overrides), options)
+
+
+def evaluation_options() -> EvaluationOptions:
+    """How items are run."""
+    return EvaluationOptions(
+        concurrency=2 * FLAGS.concurrency,
+        max_calls_per_item=FLAGS.max_calls_per_item,
+        item_timeout=FLAGS.item_timeout,
+        max_completion_tokens=FLAGS.executor_max_tokens,
+        scope=f"{FLAGS.executor} {FLAGS.executor_base_url} {','.join(FLAGS.sandbox_packages)}",
+    )

@@ -1,0 +1,137 @@
+"""Golden cases of reading numbers and of naming wrong ones."""
+
+import time
+
+import pytest
+
+from w4s_jax.tasks.graders import ExactGrader, NumericGrader
+from w4s_jax.tasks.numbers import find_numbers, parse_number
+from w4s_jax.tasks.symptoms import Symptom, numeric_symptom
+from w4s_jax.types import Item
+
+READS = [
+    ("1,000,000", 1_000_000.0),
+    ("$18", 18.0),
+    ("$ 1,234.50", 1234.5),
+    ("-$18", -18.0),
+    ("$-18", -18.0),
+    ("18.0", 18.0),
+    ("18.", 18.0),
+    ("18 dollars", 18.0),
+    ("50%", 50.0),
+    ("She has 3 boxes of 6, so 18.", 18.0),
+    ("#### -9867630", -9867630.0),
+    ("\\boxed{-7}", -7.0),
+    ("**42**", 42.0),
+    ("\\$1{,}000", 1000.0),
+    ("1\\,000", 1000.0),
+    ("1\u202f000\u00a0000", 1_000_000.0),
+    ("−5", -5.0),
+    ("10-5", 5.0),
+    ("(-4)", -4.0),
+    ("3/4", 0.75),
+    ("open 24/7", 7.0),
+    (".5", 0.5),
+    ("1.5e3", 1500.0),
+    ("9.87E+07", 98_700_000.0),
+    ("12,34,567", 1_234_567.0),
+    ("(10, 20)", 20.0),
+    ("১৮", 18.0),
+    (18, 18.0),
+    (18.5, 18.5),
+]
+READS_NOTHING = [
+    None,
+    True,
+    False,
+    "",
+    "   ",
+    "eighteen",
+    "nan",
+    "inf",
+    "-Infinity",
+    float("nan"),
+    float("inf"),
+    "1e400",
+    "7 or 1e400",
+    "9" * 5_000,
+    10**400,
+    -(10**5000),
+    "²",
+    "\x00\ud800",
+    [18],
+    {"answer": 18},
+    b"18",
+    object(),
+]
+
+
+@pytest.mark.parametrize(("answer", "number"), READS)
+def test_a_number_is_read_whatever_stands_around_it(answer, number):
+    assert parse_number(answer) == number
+
+
+@pytest.mark.parametrize("answer", READS_NOTHING, ids=range(len(READS_NOTHING)))
+def test_a_hostile_answer_reads_as_no_number(answer):
+    assert parse_number(answer) is None
+
+
+@pytest.mark.parametrize("piece", ["1,11", "9", "1e", "-", "1.", "$", "{,}", "<<"])
+def test_a_million_characters_are_read_in_no_time(piece):
+    start = time.process_time()
+    parse_number(piece * 1_000_000)
+    assert time.process_time() - start < 2.0
+
+
+def test_numbers_of_a_question_are_found_in_order():
+    assert find_numbers("She sells 1,200 eggs for $2.50 each, 3 times.") == (1200.0, 2.5, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "target", "question", "symptom"),
+    [
+        (None, 5.0, "", Symptom.EMPTY),
+        (" \n", 5.0, "", Symptom.EMPTY),
+        ("I cannot tell", 5.0, "", Symptom.NO_NUMBER),
+        (True, 5.0, "", Symptom.NO_NUMBER),
+        ("1e999", 5.0, "", Symptom.NO_NUMBER),
+        ("180", 3.0, "How many hours are 180 minutes?", Symptom.FACTOR),
+        ("-3", 3.0, "", Symptom.FACTOR),
+        ("0.05", 5.0, "", Symptom.FACTOR),
+        ("41", 700.0, "He has 41 apples and 3 pears.", Symptom.FROM_TEXT),
+        ("102", 100.0, "He has 41 apples.", Symptom.CLOSE),
+        ("4", 5.0, "", Symptom.CLOSE),
+        ("1049999", 1_000_000.0, "", Symptom.CLOSE),
+        ("1060000", 1_000_000.0, "", Symptom.FAR),
+        ("0", 40.0, "", Symptom.FAR),
+        ("17", 0.0, "", Symptom.FAR),
+    ],
+)
+def test_a_wrong_number_has_the_symptom_a_reader_would_see(answer, target, question, symptom):
+    assert numeric_symptom(answer, target, question) == symptom.value
+
+
+async def test_gsm_hard_is_right_strictly_within_a_tenth():
+    grader = NumericGrader(tolerance=0.1, inclusive=False)
+    item = Item(id="i", question="?", target=0.0)
+    assert (await grader(item, "0.0999", None)).score == 1.0
+    assert (await grader(item, "0.1", None)).score == 0.0
+
+
+@pytest.mark.parametrize("answer", READS_NOTHING, ids=range(len(READS_NOTHING)))
+async def test_a_hostile_answer_is_graded_zero_with_a_symptom(answer):
+    item = Item(id="i", question="?", target=18.0)
+    for grader in (NumericGrader(tolerance=1e-6), ExactGrader()):
+        grade = await grader(item, answer, None)
+        assert grade.score == 0.0
+        assert grade.symptom
+
+
+@pytest.mark.parametrize("answer", ["Buenos Aires", " buenos\naires ", "ＢＵＥＮＯＳ Aires"])
+async def test_exact_ignores_case_white_space_and_width(answer):
+    assert (await ExactGrader()(Item(id="i", question="?", target="Buenos Aires"), answer, None)).score == 1.0
+
+
+async def test_exact_compares_numbers_as_they_are_written():
+    assert (await ExactGrader()(Item(id="i", question="?", target=7), "7", None)).score == 1.0
+    assert (await ExactGrader()(Item(id="i", question="?", target="7"), 7.5, None)).symptom == "different"

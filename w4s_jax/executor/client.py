@@ -1,0 +1,308 @@
+"""The door to any OpenAI-compatible server: one attempt, its reply, or a typed fault.
+
+MeteredExecutor → **OpenAIBackend.send** → AsyncOpenAI (aiohttp transport) → POST /chat/completions
+
+The client's own retries and timeouts are off: every attempt is counted once,
+and the hard limit covers an attempt from its first byte to its last, so that a
+server that drips cannot hold it. The body is parsed here, because the client's
+models are built without validation and would let a broken one through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+import aiohttp
+import httpx2
+import openai
+
+from w4s_jax.executor.base import (
+    AuthFault,
+    BadRequestFault,
+    BrokenBodyFault,
+    ConnectionCutFault,
+    EmptyReplyFault,
+    Fault,
+    NotAcceptedFault,
+    QuotaFault,
+    RateLimitedFault,
+    RefusedFault,
+    ServerFault,
+    TimeoutFault,
+    UnreachableFault,
+)
+from w4s_jax.executor.dialect import known_dialect, parameter_not_taken
+from w4s_jax.executor.prices import prompt_tokens_bound
+from w4s_jax.types import CallContext, ChatReply, ChatRequest, InputError, Usage
+
+DEFAULT_BASE_URL = "https://api.openai.com/v1"
+SAMPLE_HEADER = "X-W4S-Sample"
+"""`<repetition>.<sample_index>`: a simulated server draws by it; others ignore it."""
+
+_log = logging.getLogger(__name__)
+_MAY_HAVE_RUN = frozenset({502, 504, 520, 522, 524})
+"""A gateway lost the answer; what stands behind it may have made and billed it."""
+_TEXT_AT_FAULT_PARAMETERS = frozenset({"messages", "temperature", "n", "max_tokens", "max_completion_tokens"})
+_TEXT_AT_FAULT_WORDS = (
+    "context_length_exceeded",
+    "context length",
+    "context window",
+    "maximum context",
+    "too long",
+    "too many tokens",
+    "string_above_max_length",
+    "content_policy",
+    "content_filter",
+    "content management policy",
+    "invalid_prompt",
+)
+
+
+class OpenAIBackend:
+    """Implements `base.Backend` over HTTP.
+
+    Example:
+        >>> OpenAIBackend("gpt-4o-mini", api_key="sk-…").model
+        'gpt-4o-mini'
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout_seconds: float = 120.0,
+        simulated: bool = False,
+    ) -> None:
+        """Makes the client; connects to nothing.
+
+        Args:
+            model: as the server calls it.
+            base_url: None: `OPENAI_BASE_URL`, else OpenAI's own.
+            api_key: None: `OPENAI_API_KEY`. A server on loopback needs none.
+            timeout_seconds: hard limit of one attempt, from its first byte to its last.
+            simulated: the server is a simulator.
+
+        Raises:
+            InputError: the URL is not one, or the model's name or the key of a server elsewhere is missing.
+        """
+        if not model:
+            raise InputError("the model's name is empty; give it as the server spells it, e.g. gpt-4o-mini")
+        self.model, self.simulated = model, simulated
+        base_url = base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL
+        loopback = _is_loopback(base_url)
+        key = api_key or os.environ.get("OPENAI_API_KEY") or ("none" if loopback else "")
+        if not key:
+            raise InputError(f"OPENAI_API_KEY is not set and {base_url} needs a key; export OPENAI_API_KEY=<key>")
+        self._timeout = timeout_seconds
+        self._dialect = known_dialect(model)
+        self._client = openai.AsyncOpenAI(
+            api_key=key,
+            base_url=base_url,
+            max_retries=0,
+            timeout=None,
+            http_client=openai.DefaultAioHttpClient(timeout=None, trust_env=not loopback),
+        )
+
+    async def send(self, request: ChatRequest, context: CallContext) -> ChatReply:
+        """Makes one attempt; see `base.Backend.send`."""
+        if request.n > 1 and not self._dialect.n:
+            raise NotAcceptedFault(f"model {self.model!r} answers with one choice a request", parameter="n")
+        payload = self._dialect.payload(request)
+        headers = {SAMPLE_HEADER: f"{context.repetition}.{context.sample_index}"}
+        try:
+            async with asyncio.timeout(self._timeout):
+                response = await self._client.post(
+                    "/chat/completions", cast_to=httpx2.Response, body=payload, options={"headers": headers}
+                )
+        except TimeoutError as error:
+            raise TimeoutFault(f"no complete reply within {self._timeout:g} s") from error
+        except openai.APIConnectionError as error:
+            raise _connection_fault(error) from error
+        except aiohttp.ClientError as error:
+            raise ConnectionCutFault(_one_line(str(error) or type(error).__name__)) from error
+        except openai.APIStatusError as error:
+            self._raise_status(error, payload)
+        reply = parse_reply(response.content, request)
+        if len(reply.texts) < request.n:
+            self._learn("n", f"it answered with {len(reply.texts)} choices where {request.n} were asked for")
+            raise NotAcceptedFault("fewer choices than asked for", parameter="n", usage=reply.usage)
+        return reply
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._client.close()
+
+    def _learn(self, parameter: str, why: str) -> None:
+        dialect = self._dialect.without(parameter)
+        if dialect != self._dialect:
+            _log.warning(
+                "model %r does not take %s and is asked without it from now on: %s", self.model, parameter, why
+            )
+            self._dialect = dialect
+
+    def _raise_status(self, error: openai.APIStatusError, payload: Mapping[str, Any]) -> NoReturn:
+        message = _error_message(error)
+        status = error.status_code
+        if status in (400, 413, 422):
+            parameter = parameter_not_taken(message, error.param, payload)
+            if parameter is not None:
+                if not self._dialect.without(parameter).length_names:
+                    raise BadRequestFault(f"no limit on the completion is taken, so no cap could hold: {message}")
+                self._learn(parameter, message)
+                raise NotAcceptedFault(message, parameter=parameter) from error
+            told = f"{error.code or ''} {message}".lower()
+            at_fault = status == 413 or error.param in _TEXT_AT_FAULT_PARAMETERS
+            if at_fault or any(words in told for words in _TEXT_AT_FAULT_WORDS):
+                raise RefusedFault(message) from error
+        raise _status_fault(error, message) from error
+
+
+def _is_loopback(base_url: str) -> bool:
+    """Whether the server is on this machine.
+
+    Raises:
+        InputError: it is not a URL of a web server.
+    """
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(f"base_url={base_url!r} is not a URL; write http[s]://host[:port]/v1")
+    try:
+        return ipaddress.ip_address(parts.hostname).is_loopback
+    except ValueError:
+        return parts.hostname == "localhost"
+
+
+# --- faults -------------------------------------------------------------------
+
+
+def _connection_fault(error: openai.APIConnectionError) -> Fault:
+    """Tells a connection that was never made from one that broke.
+
+    The transport reports a connection that the server dropped as a timeout while
+    connecting; the aiohttp error below it says which it was.
+    """
+    causes: list[BaseException] = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    message = _one_line(" <- ".join(f"{type(cause).__name__}: {cause}" for cause in causes[1:]) or str(error))
+    if any(isinstance(cause, httpx2.DecodingError) for cause in causes):
+        return BrokenBodyFault(message)
+    if any(isinstance(cause, (aiohttp.ClientConnectorError, httpx2.ConnectError)) for cause in causes):
+        return UnreachableFault(message)
+    return ConnectionCutFault(message)
+
+
+def _status_fault(error: openai.APIStatusError, message: str) -> Fault:
+    status = error.status_code
+    wait = retry_after_seconds(error.response.headers)
+    if status == 402 or (status == 429 and "insufficient_quota" in (error.code, error.type)):
+        return QuotaFault(message)
+    if status == 429:
+        return RateLimitedFault(message, retry_after=wait)
+    if status in (408, 409) or status >= 500:
+        return ServerFault(message, retry_after=wait, billed_unknown=status in _MAY_HAVE_RUN)
+    if status in (401, 403):
+        return AuthFault(f"{message}; check OPENAI_API_KEY and what it may use")
+    return BadRequestFault(message)
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a reply asks to wait, from `retry-after-ms` or `Retry-After` (a number, or a date).
+
+    A date is compared with the reply's own `Date`, so that this machine's clock does not matter.
+    """
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers.get(name, "")) * unit
+        except ValueError:
+            continue
+        return max(0.0, seconds) if math.isfinite(seconds) else None
+    try:
+        wait = parsedate_to_datetime(headers["retry-after"]) - parsedate_to_datetime(headers["date"])
+    except (KeyError, ValueError, TypeError):
+        return None
+    return max(0.0, wait.total_seconds())
+
+
+def _error_message(error: openai.APIStatusError) -> str:
+    told = error.body.get("message") if isinstance(error.body, Mapping) else error.body
+    return _one_line(f"HTTP {error.status_code}: {told or error.message}")
+
+
+def _one_line(text: str, limit: int = 400) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+# --- bodies -------------------------------------------------------------------
+
+
+def parse_reply(body: bytes, request: ChatRequest) -> ChatReply:
+    """Reads a chat completion.
+
+    Args:
+        body: of a 200.
+        request: what it answers; at most its `n` choices are kept.
+
+    Raises:
+        BrokenBodyFault: it is not a chat completion.
+        EmptyReplyFault: a choice has no text, for no reason that is told.
+    """
+    try:
+        record = json.loads(body)
+        choices = [_choice(choice) for choice in record["choices"]][: request.n]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BrokenBodyFault(f"not a chat completion: {_one_line(body[:200].decode(errors='replace'))!r}") from error
+    texts, reasons = tuple(text for text, _ in choices), tuple(reason for _, reason in choices)
+    usage = _usage(record.get("usage"), request, texts)
+    if not choices or any(not text and reason not in ("length", "content_filter") for text, reason in choices):
+        raise EmptyReplyFault(f"a choice without text, finish_reason={reasons}", usage=usage)
+    return ChatReply(texts=texts, finish_reasons=reasons, usage=usage)
+
+
+def _choice(choice: Mapping[str, Any]) -> tuple[str, str]:
+    """Text and finish reason; a model's refusal is a text like any other."""
+    message = choice["message"]
+    content = message.get("content") or message.get("refusal") or ""
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content if part.get("type") == "text")
+    if not isinstance(content, str):
+        raise TypeError(f"content is {type(content).__name__}")
+    return content, str(choice.get("finish_reason") or "stop")
+
+
+def _usage(record: Any, request: ChatRequest, texts: tuple[str, ...]) -> Usage:
+    """Tokens as the server counts them; an upper bound where it does not tell.
+
+    Some servers leave a model's hidden thoughts out of `completion_tokens` but
+    not out of `total_tokens`; they are billed as completion.
+    """
+    told = record if isinstance(record, Mapping) else {}
+    prompt, completion, total = (_count(told.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
+    if prompt is None or completion is None:
+        _log.debug("model %r does not tell its usage: an upper bound is booked", request.model)
+        length = sum(len(text.encode(errors="replace")) for text in texts)
+        bound = length if request.max_tokens is None else request.max_tokens * request.n
+        return Usage(prompt_tokens=prompt_tokens_bound(request.messages), completion_tokens=bound)
+    details = told.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, Mapping) else told.get("prompt_cache_hit_tokens")
+    return Usage(
+        prompt_tokens=prompt,
+        cached_prompt_tokens=min(_count(cached) or 0, prompt),
+        completion_tokens=max(completion, (total or 0) - prompt),
+    )
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

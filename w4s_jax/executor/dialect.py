@@ -1,0 +1,114 @@
+"""What a model takes: the wire form of a request, and what is learnt from a refusal.
+
+ChatRequest → **Dialect.payload** → POST /chat/completions → 400 → **Dialect.without** → payload without it
+
+Servers that call themselves OpenAI-compatible differ in four parameters:
+`temperature`, `n`, `response_format`, and the name of the limit on the
+completion. The table holds what is known of a model; the rest is assumed to be
+taken until an error says otherwise. What is left out is logged once: a model
+that takes no temperature samples at its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from w4s_jax.types import ChatRequest
+
+_LENGTH_NAMES = ("max_tokens", "max_completion_tokens")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """Which parameters are sent.
+
+    Example:
+        >>> Dialect().without("max_tokens").length_names
+        ('max_completion_tokens',)
+    """
+
+    temperature: bool = True
+    n: bool = True
+    """More than one choice a request."""
+    response_format: bool = True
+    """JSON mode."""
+    length_names: tuple[str, ...] = _LENGTH_NAMES
+    """Names of the limit on the completion that may be taken; the first is used."""
+
+    def payload(self, request: ChatRequest) -> dict[str, Any]:
+        """The body of a request, without what the model does not take."""
+        body: dict[str, Any] = {
+            "model": request.model,
+            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+        }
+        if self.temperature:
+            body["temperature"] = request.temperature
+        if request.max_tokens is not None and self.length_names:
+            body[self.length_names[0]] = request.max_tokens
+        if request.n > 1:
+            body["n"] = request.n
+        if request.json_mode and self.response_format:
+            body["response_format"] = {"type": "json_object"}
+        return body
+
+    def without(self, parameter: str) -> Dialect:
+        """The dialect that does not send `parameter`."""
+        if parameter in _LENGTH_NAMES:
+            names = tuple(name for name in self.length_names if name != parameter)
+            return dataclasses.replace(self, length_names=names)
+        change: dict[str, Any] = {parameter: False}
+        return dataclasses.replace(self, **change)
+
+
+_REASONING = Dialect(temperature=False, length_names=("max_completion_tokens",))
+_KNOWN = (
+    (re.compile(r"(o1|o3|o3-mini|o4-mini|gpt-5|gpt-5-mini|gpt-5-nano)(-\d{4}-\d{2}-\d{2})?"), _REASONING),
+    (re.compile(r"claude-.*"), Dialect(n=False)),
+)
+
+
+def known_dialect(model: str) -> Dialect:
+    """What the table says of `model`; everything is taken where it says nothing."""
+    return next((dialect for pattern, dialect in _KNOWN if pattern.fullmatch(model)), Dialect())
+
+
+_NOT_TAKEN = re.compile(
+    r"unsupported|not (yet )?(be )?support|n[o']t support|not permitted|not allowed|unrecognized|unknown|unexpected"
+    r"|only the default|only one (choice|completion)|must be (exactly )?1\b|(has|need)s? to be (exactly )?1\b"
+    r"|use '?max_(completion_)?tokens",
+    re.IGNORECASE,
+)
+_NAMED = {
+    "max_tokens": r"\bmax_tokens\b",
+    "max_completion_tokens": r"\bmax_completion_tokens\b",
+    "temperature": r"\btemperature\b",
+    "response_format": r"\bresponse_format\b|\bjson_object\b|json mode",
+    "n": r"['\"`]n['\"`]|\bn\s*(=|>|is\b|must\b|has\b)|parameter:? n\b|only one (choice|completion)",
+}
+
+
+def parameter_not_taken(message: str, parameter: str | None, payload: Mapping[str, Any]) -> str | None:
+    """Reads an error of a server: the parameter of `payload` that the model does not take.
+
+    Args:
+        message: the error's text.
+        parameter: as the error names it in a field of its own; None where it does not.
+        payload: the body that was refused.
+
+    Returns:
+        A name in `payload`; None where the error is about something else.
+    """
+    if not _NOT_TAKEN.search(message):
+        return None
+    if parameter:
+        parameter = parameter.split(".")[0]
+        return parameter if parameter in _NAMED and parameter in payload else None
+    places = {
+        name: found.start()
+        for name, pattern in _NAMED.items()
+        if name in payload and (found := re.search(pattern, message, re.IGNORECASE))
+    }
+    return min(places, key=places.__getitem__) if places else None

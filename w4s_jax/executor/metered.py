@@ -1,0 +1,355 @@
+"""The executor that the rest of the house calls: cached, budgeted, rate-limited, retried, booked.
+
+workflow's LLM call → **MeteredExecutor.complete** → cache → reserve → send (Backend) → settle → commit → reply
+
+Equal calls in flight share one attempt. A reply is delivered after it is
+committed with its cost, so no committed reply is bought again, and an attempt
+whose fate is unknown keeps its full reservation. A call that was sent is
+finished and kept even when nobody waits for it any more.
+
+A simulated backend goes the same way, but for the row that is written before a
+paid attempt is sent: what was in flight at a kill cost nothing and is drawn
+again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+import time
+from types import TracebackType
+from typing import NoReturn, Self
+
+from w4s_jax.executor.base import Backend, Fault, NotAcceptedFault, RefusedFault, TimeoutFault
+from w4s_jax.executor.budget import Budget, Reservation
+from w4s_jax.executor.cache import MAX_PARTS, call_key, decode_reply, encode_reply, part_context
+from w4s_jax.executor.ledger import IN_FLIGHT, REPLY, Call, CallStore
+from w4s_jax.executor.limits import Backoff, Clock, RateLimiter, Sleep
+from w4s_jax.executor.prices import CallCost, PriceTable, cost_of, usage_bound
+from w4s_jax.types import (
+    CallContext,
+    CallRefusedError,
+    ChatReply,
+    ChatRequest,
+    ExecutorError,
+    InputError,
+    Usage,
+)
+
+_MAX_LESSONS = 8
+"""Parameters a model may turn out not to take, in one call; none is learnt twice."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeteredOptions:
+    """How calls are sent; nothing here changes a reply, but for `max_tokens`."""
+
+    concurrency: int = 64
+    """Most attempts on their way at once."""
+    max_attempts: int = 8
+    """Attempts of one call, the first included."""
+    max_tokens: int = 4096
+    """Completion tokens of a request that does not say: without a bound nothing can be reserved."""
+    largest_max_tokens: int = 32_768
+    """A request for more is refused: a workflow must not reserve the whole budget with one call."""
+    largest_n: int = 64
+    """The same for choices."""
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    backoff: Backoff = dataclasses.field(default_factory=Backoff)
+    max_retry_after_seconds: float = 300.0
+    """A server that asks to wait longer is given up."""
+    seed: int = 0
+    """Of the jitter."""
+
+    def __post_init__(self) -> None:
+        for name in ("concurrency", "max_attempts", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} is too low; give a number >= 1")
+        if self.largest_n >= MAX_PARTS:
+            raise InputError(f"largest_n={self.largest_n} is too high; give a number < {MAX_PARTS}")
+
+
+class _Flight:
+    """One call on its way, with everyone who waits for it."""
+
+    __slots__ = ("sent", "task", "waiters")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[ChatReply]
+        self.waiters = 0
+        self.sent = False
+        """An attempt may have reached the model."""
+
+
+class MeteredExecutor:
+    """Implements `types.Executor` over a backend; a context manager that closes the backend, not the store."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        store: CallStore,
+        budget: Budget,
+        prices: PriceTable | None = None,
+        options: MeteredOptions | None = None,
+        *,
+        clock: Clock = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        """Puts the parts together.
+
+        Args:
+            backend: the door to the model.
+            store: ledger and cache; may be shared with other executors of this process.
+            budget: caps; made with `spent=store.spent`, and shared by all that share its caps.
+            prices: by model.
+            options: how calls are sent; None for the defaults.
+            clock: seconds, monotonic.
+            sleep: as `asyncio.sleep`.
+
+        Raises:
+            InputError: the price is unknown, or a paid model has no cap in USD.
+        """
+        self.model, self.simulated = backend.model, backend.simulated
+        options = options or MeteredOptions()
+        self._backend, self._store, self._budget, self._options = backend, store, budget, options
+        self.price = (prices or PriceTable()).of(backend.model, simulated=backend.simulated)
+        if not backend.simulated and budget.caps.usd is None:
+            raise InputError(
+                f"model {backend.model!r} may cost money and there is no cap; give --budget_usd=<USD>, "
+                f"or --budget_usd=inf to spend without one"
+            )
+        self._limiter = RateLimiter(
+            requests_per_minute=options.requests_per_minute,
+            tokens_per_minute=options.tokens_per_minute,
+            clock=clock,
+            sleep=sleep,
+        )
+        self._sleep = sleep
+        self._slots = asyncio.Semaphore(options.concurrency)
+        self._flights: dict[str, _Flight] = {}
+        self._one_by_one = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends what is in flight, which stays booked in full, and closes the backend."""
+        tasks = [flight.task for flight in self._flights.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._backend.close()
+
+    async def complete(self, request: ChatRequest, context: CallContext) -> ChatReply:
+        """Returns the reply, from the cache where it was bought before.
+
+        A reply that was shared with an equal call in flight is `from_cache` as
+        well: it costs its second reader nothing.
+
+        Raises:
+            BudgetExceededError: a cap leaves no room; nothing was sent.
+            CallRefusedError: the text of the request is at fault; its author may be told.
+            ExecutorError: the model stayed unreachable after all retries.
+            InputError: the request is for another model.
+            StoreError: the ledger cannot be read or written.
+        """
+        request, key = self._checked(request, context)
+        flight = self._flights.get(key)
+        if flight is not None:
+            self._store.count_hit()
+            return dataclasses.replace(await self._join(key, flight), from_cache=True)
+        kept = self._store.reply(key)
+        if kept is not None:
+            return decode_reply(kept)
+        flight = self._flights[key] = _Flight()
+        flight.task = asyncio.create_task(self._fly(flight, request, context, key))
+        flight.task.add_done_callback(lambda task: self._land(key, flight))
+        return await self._join(key, flight)
+
+    def _checked(self, request: ChatRequest, context: CallContext) -> tuple[ChatRequest, str]:
+        if request.model != self.model:
+            raise InputError(f"a call for model {request.model!r} reached the executor of {self.model!r}")
+        options = self._options
+        if request.max_tokens is None:
+            request = dataclasses.replace(request, max_tokens=options.max_tokens)
+        for name, value, most in (
+            ("n", request.n, options.largest_n),
+            ("max_tokens", request.max_tokens, max(options.largest_max_tokens, options.max_tokens)),
+        ):
+            if value is None or not 1 <= value <= most:
+                raise CallRefusedError(f"{name}={value} is refused; ask for 1 to {most}")
+        if not (math.isfinite(request.temperature) and request.temperature >= 0 and request.messages):
+            raise CallRefusedError(
+                f"temperature={request.temperature} with {len(request.messages)} messages is refused; "
+                f"the temperature has to be finite and >= 0, and at least one message is needed"
+            )
+        return request, call_key(request, context)
+
+    # --- flights ----------------------------------------------------------------
+
+    async def _join(self, key: str, flight: _Flight) -> ChatReply:
+        """Waits for a flight; the last one to give up ends it, unless it was sent."""
+        flight.waiters += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.waiters -= 1
+            if not flight.waiters and not flight.sent and not flight.task.done():
+                self._flights.pop(key, None)
+                flight.task.cancel()
+
+    def _land(self, key: str, flight: _Flight) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+        if not flight.task.cancelled():
+            flight.task.exception()  # looked at, so that nothing is logged where nobody waits any more
+
+    async def _fly(self, flight: _Flight, request: ChatRequest, context: CallContext, key: str) -> ChatReply:
+        """Attempts until there is a reply, or no hope, or no patience."""
+        attempt, lessons = 1, 0
+        while True:
+            if self._one_by_one and request.n > 1:
+                return await self._ask_one_by_one(request, context)
+            try:
+                return await self._attempt(flight, request, context, key)
+            except NotAcceptedFault as fault:
+                lessons += 1
+                self._one_by_one |= fault.parameter == "n"
+                if lessons > _MAX_LESSONS:
+                    self._give_up(fault, attempt)
+            except RefusedFault as fault:
+                raise CallRefusedError(f"the model refuses this request: {fault}") from fault
+            except Fault as fault:
+                self._budget.check_seconds()
+                if attempt >= self._options.max_attempts or not self._worth_waiting(fault):
+                    self._give_up(fault, attempt)
+                await self._wait(flight, key, attempt, fault)
+                attempt += 1
+
+    async def _wait(self, flight: _Flight, key: str, attempt: int, fault: Fault) -> None:
+        if not flight.waiters:
+            raise asyncio.CancelledError
+        options = self._options
+        delay = options.backoff.delay(key, attempt=attempt, seed=options.seed, retry_after=fault.retry_after)
+        await self._sleep(min(delay, max(self._budget.seconds_left, 0.0)))
+
+    def _worth_waiting(self, fault: Fault) -> bool:
+        return fault.retryable and (fault.retry_after or 0.0) <= self._options.max_retry_after_seconds
+
+    def _give_up(self, fault: Fault, attempts: int) -> NoReturn:
+        raise ExecutorError(
+            f"model {self.model!r} failed {attempts} time{'s' * (attempts > 1)}, last with {fault.kind}: {fault}"
+        ) from fault
+
+    async def _ask_one_by_one(self, request: ChatRequest, context: CallContext) -> ChatReply:
+        """One request a choice, each numbered, cached and booked by itself, for a model that does not take `n`."""
+        one = dataclasses.replace(request, n=1)
+        parts = await asyncio.gather(
+            *(self.complete(one, part_context(context, request.n, part)) for part in range(request.n)),
+            return_exceptions=True,
+        )
+        replies = []
+        for part in parts:
+            if isinstance(part, BaseException):
+                raise part
+            replies.append(part)
+        return ChatReply(
+            texts=tuple(text for reply in replies for text in reply.texts),
+            finish_reasons=tuple(reason for reply in replies for reason in reply.finish_reasons),
+            usage=Usage(
+                prompt_tokens=sum(reply.usage.prompt_tokens for reply in replies),
+                cached_prompt_tokens=sum(reply.usage.cached_prompt_tokens for reply in replies),
+                completion_tokens=sum(reply.usage.completion_tokens for reply in replies),
+            ),
+            usd=sum(reply.usd for reply in replies),
+            from_cache=all(reply.from_cache for reply in replies),
+        )
+
+    # --- one attempt ------------------------------------------------------------
+
+    async def _attempt(self, flight: _Flight, request: ChatRequest, context: CallContext, key: str) -> ChatReply:
+        """Reserves, sends, settles and commits one attempt.
+
+        Leaving without a settlement books the reservation in full.
+        """
+        try:
+            bound = usage_bound(request)
+        except UnicodeEncodeError as error:
+            raise CallRefusedError(f"a message is not valid Unicode: {error.reason}") from error
+        cost = cost_of(bound, self.price)
+        async with self._slots:
+            admission = await self._limiter.admit(cost.tokens)
+            with await self._budget.acquire(cost) as reservation:
+                entry = self._entry(context, key, bound, cost)
+                flight.sent = True
+                ticket = None if self.simulated else await self._store.begin(entry)
+                try:
+                    reply = await self._send(request, context)
+                except Fault as fault:
+                    self._book_fault(fault, entry, ticket, reservation)
+                    flight.sent = False
+                    raise
+                except asyncio.CancelledError:
+                    self._store.book(entry._replace(outcome="cancelled"), ticket=ticket)
+                    raise
+                reply = dataclasses.replace(reply, usd=self.price.usd(reply.usage))
+                actual = cost_of(reply.usage, self.price)
+                reservation.settle(actual)
+                if admission is not None:
+                    admission.tokens = actual.tokens
+        entry = _with_usage(entry, reply.usage, reply.usd)._replace(
+            outcome=REPLY, length_stops=reply.finish_reasons.count("length")
+        )
+        await self._store.book(entry, reply=encode_reply(reply), ticket=ticket)
+        return reply
+
+    async def _send(self, request: ChatRequest, context: CallContext) -> ChatReply:
+        """Sends, for no longer than the cap on seconds allows."""
+        left = self._budget.seconds_left
+        if math.isinf(left):
+            return await self._backend.send(request, context)
+        try:
+            async with asyncio.timeout(left):
+                return await self._backend.send(request, context)
+        except TimeoutError as error:
+            raise TimeoutFault("the cap on seconds was reached before the reply") from error
+
+    def _entry(self, context: CallContext, key: str, bound: Usage, cost: CallCost) -> Call:
+        """The attempt as it is booked while nobody knows what it costs."""
+        entry = Call(
+            time=self._store.now(),
+            purpose=context.purpose.value,
+            model=self.model,
+            item=context.item_id,
+            workflow=context.workflow,
+            key=key,
+            outcome=IN_FLIGHT,
+            simulated=int(self.simulated),
+        )
+        return _with_usage(entry, bound, cost.usd)
+
+    def _book_fault(self, fault: Fault, entry: Call, ticket: int | None, reservation: Reservation) -> None:
+        """Books a failed attempt: in full where it may have been billed, else at what it told, else as a free call."""
+        entry = entry._replace(outcome=fault.kind)
+        if not fault.billed_unknown:
+            usage = fault.usage or Usage()
+            actual = cost_of(usage, self.price)
+            entry = _with_usage(entry, usage, actual.usd)
+            reservation.settle(actual)
+        self._store.book(entry, ticket=ticket)
+
+
+def _with_usage(entry: Call, usage: Usage, usd: float) -> Call:
+    return entry._replace(
+        prompt_tokens=usage.prompt_tokens,
+        cached_prompt_tokens=usage.cached_prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        usd=usd,
+    )

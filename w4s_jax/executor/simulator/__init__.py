@@ -1,0 +1,7 @@
+"""A simulated executor with two doors: in the process and over HTTP on loopback."""
+
+from w4s_jax.executor.simulator.door import SimulatedBackend
+from w4s_jax.executor.simulator.model import ErrorKind, Feature, ResponseModel
+from w4s_jax.executor.simulator.problems import problem_from_item
+
+__all__ = ["ErrorKind", "Feature", "ResponseModel", "SimulatedBackend", "problem_from_item"]

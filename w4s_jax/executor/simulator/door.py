@@ -1,0 +1,153 @@
+"""The simulated executor in the process: a Backend without network, key or cost.
+
+ChatRequest → read → ResponseModel → reply_text → **ChatReply**
+
+Replies depend on the request's text, its parameters and the sample's number alone,
+so this door and the server on loopback give the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from w4s_jax.executor.simulator.model import ErrorKind, Feature, ResponseModel, SampleId
+from w4s_jax.executor.simulator.problems import Problem, problem_from_item
+from w4s_jax.executor.simulator.reading import Features, QuestionIndex, Reading, read, squeeze
+from w4s_jax.executor.simulator.replies import no_question, reply_text
+from w4s_jax.types import CallContext, ChatReply, ChatRequest, Item, SealedSplitError, Split, Task, Usage
+
+MODEL_NAME = "simulated"
+
+_CHARS_PER_TOKEN = 4
+_MOST_REQUESTS = 10_000
+"""Kinds of request whose factors are kept."""
+_MESSAGE_TOKENS = 4
+"""Tokens that each message costs beside its text."""
+
+
+class SimulatedBackend:
+    """Answers the questions it was told of, as well as the request asks for them.
+
+    Attributes:
+        model: name of the model.
+        simulated: always true.
+        response_model: the parameters.
+
+    Example:
+        >>> backend = SimulatedBackend()
+        >>> backend.register([Item(id="x/1", question="What is 2 + 2?", target=4)])
+        >>> len(backend)
+        1
+    """
+
+    simulated = True
+
+    def __init__(
+        self, *, tasks: Iterable[Task] = (), response_model: ResponseModel | None = None, model: str = MODEL_NAME
+    ) -> None:
+        """Knows every item of `tasks`, those of a sealed test split included where the task tells them."""
+        self.model = model
+        self.response_model = response_model or ResponseModel()
+        self._index = QuestionIndex()
+        self._problems: dict[str, Problem] = {}
+        self._factors: dict[tuple[frozenset[Feature], int, float], dict[ErrorKind, float]] = {}
+        for task in tasks:
+            self.register(_all_items(task))
+
+    def __len__(self) -> int:
+        return len(self._problems)
+
+    def register(self, items: Iterable[Item]) -> None:
+        """Adds items; of equal questions the first one registered stays."""
+        for item in items:
+            question = squeeze(item.question)
+            if question and question not in self._problems:
+                self._problems[question] = problem_from_item(item)
+                self._index.add(question)
+
+    async def send(self, request: ChatRequest, context: CallContext) -> ChatReply:
+        """Returns the reply; never fails."""
+        return self.reply(request, SampleId(context.repetition, context.sample_index))
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+    def reply(self, request: ChatRequest, call: SampleId) -> ChatReply:
+        """Returns the reply to one call.
+
+        Args:
+            request: what is asked.
+            call: repetition and number of the call among equal ones of the item; its
+                choices are the samples `call.number * n` to `call.number * n + n - 1`.
+        """
+        reading = read(request.messages, self._index, request.json_mode)
+        texts, reasons, tokens = [], [], 0
+        for choice in range(request.n):
+            sample = SampleId(call.repetition, call.number * request.n + choice)
+            text, reason = _cut(self._text(reading, request.temperature, sample), request.max_tokens)
+            texts.append(text)
+            reasons.append(reason)
+            tokens += count_tokens(text)
+        prompt_tokens = sum(count_tokens(m.content) + _MESSAGE_TOKENS for m in request.messages)
+        usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=tokens)
+        return ChatReply(texts=tuple(texts), finish_reasons=tuple(reasons), usage=usage)
+
+    def _text(self, reading: Reading, temperature: float, sample: SampleId) -> str:
+        if reading.question is None:
+            return no_question(reading.features)
+        problem = self._problems[reading.question]
+        if temperature <= 0:
+            sample = SampleId(0, 0)
+        return reply_text(problem, self._struck(problem, reading, temperature, sample), reading.features, sample)
+
+    def _struck(self, problem: Problem, reading: Reading, temperature: float, sample: SampleId) -> frozenset[ErrorKind]:
+        """The kinds of error that strike a sample."""
+        model = self.response_model
+        factors = self._request_factors(reading.features, temperature)
+        struck = {
+            kind
+            for kind, base in problem.profile.items()
+            if problem.strikes(kind, min(model.highest_rate, base * factors[kind]), sample)
+        }
+        breaks = Feature.CRITIQUE in reading.features.present and problem.luck["break"] < model.broken_by_critique
+        if breaks and _holds(reading.earlier, problem):
+            struck.add(ErrorKind.PLANNING)
+        return frozenset(struck)
+
+    def _request_factors(self, features: Features, temperature: float) -> dict[ErrorKind, float]:
+        key = (features.present, features.junk, temperature)
+        if key not in self._factors:
+            if len(self._factors) >= _MOST_REQUESTS:
+                self._factors.clear()
+            self._factors[key] = self.response_model.factors(*key)
+        return self._factors[key]
+
+
+def _all_items(task: Task) -> Iterator[Item]:
+    """Items of every split; `answer_key` of a sealed task tells the simulator alone."""
+    answer_key = getattr(task, "answer_key", None)
+    if answer_key is not None:
+        yield from answer_key()
+        return
+    for split in Split:
+        try:
+            yield from task.items(split)
+        except SealedSplitError:
+            continue  # registered by whoever opens it
+
+
+def _holds(earlier: str, problem: Problem) -> bool:
+    """Whether an earlier answer is the right one."""
+    told = earlier if problem.is_code else earlier.replace(",", "")
+    return squeeze(problem.answer) in squeeze(told) or squeeze(problem.program) in squeeze(earlier)
+
+
+def count_tokens(text: str) -> int:
+    """A token for every four characters begun."""
+    return -(-len(text) // _CHARS_PER_TOKEN)
+
+
+def _cut(text: str, max_tokens: int | None) -> tuple[str, str]:
+    if max_tokens is None or count_tokens(text) <= max_tokens:
+        return text, "stop"
+    return text[: max_tokens * _CHARS_PER_TOKEN], "length"

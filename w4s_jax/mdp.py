@@ -1,0 +1,177 @@
+"""The Markov decision process of workflow design: reward, best-of-m choice, next state.
+
+seeds → State → candidates with accuracies → rewards → choose → Turn → next_state → State
+
+Pure functions over the records of `types.py`: no clock, no generator, no I/O. What
+a state is can therefore always be replayed from the records of its turns (`history`).
+
+W4S, arXiv 2504.04785, section 3. Two definitions of the reward are in use and both
+are here by name: the paper's, which compares with the whole search, and that of the
+released code, which fixes the best at the start of a dialogue and takes a little off
+for low accuracies. Departure from the released code: a candidate is never compared
+with its siblings, and no low candidate is dropped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Iterable, Sequence
+
+from w4s_jax.types import Candidate, CandidateStatus, Evaluated, Feedback, InputError, State, Turn, Workflow
+
+
+class RewardKind(enum.StrEnum):
+    """What a candidate's accuracy is compared with."""
+
+    PAPER = "paper"
+    REPO = "repo"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RewardConfig:
+    """Values of the reward; the last two are used by `repo` alone.
+
+    Example:
+        >>> reward(0.5, best=0.4, current=0.3, config=RewardConfig())
+        1.0
+    """
+
+    kind: RewardKind = RewardKind.PAPER
+    best: float = 1.0
+    """For an accuracy above the best."""
+    improved: float = 0.5
+    """For one that is only above the current workflow's."""
+    otherwise: float = 0.0
+    """For any other; a tie is not an improvement."""
+    low_penalty: float = -0.1
+    """Added below `low_threshold`."""
+    low_threshold: float = 0.3
+    """An accuracy, in [0, 1]."""
+
+
+def reward(accuracy: float, *, best: float, current: float, config: RewardConfig) -> float:
+    """The reward of one accuracy.
+
+    Args:
+        accuracy: validation accuracy of the candidate, in [0, 1].
+        best: the best accuracy that it has to pass; see `best_to_pass`.
+        current: accuracy of the current workflow.
+        config: the definition and its values.
+    """
+    if accuracy > best:
+        value = config.best
+    elif accuracy > current:
+        value = config.improved
+    else:
+        value = config.otherwise
+    if config.kind is RewardKind.REPO and accuracy < config.low_threshold:
+        value += config.low_penalty
+    return value
+
+
+def best_to_pass(state: State, opened: State, kind: RewardKind) -> float:
+    """The accuracy that earns the full reward when it is passed.
+
+    Args:
+        state: the state the candidates were sampled from.
+        opened: the state that opened its dialogue; `state` itself on a dialogue's first turn.
+        kind: `paper`: best of all history, siblings excluded. `repo`: max over the seeds and
+            the workflow that was current when the dialogue was opened.
+    """
+    if kind is RewardKind.PAPER:
+        return state.best_accuracy
+    return max(opened.current.feedback.accuracy, _best(opened.seeds))
+
+
+def rewarded(
+    candidates: Iterable[Candidate], state: State, opened: State, config: RewardConfig
+) -> tuple[Candidate, ...]:
+    """The candidates with their rewards; skipped and failed ones have none."""
+    best = best_to_pass(state, opened, config.kind)
+    current = state.current.feedback.accuracy
+    return tuple(
+        dataclasses.replace(c, reward=reward(c.accuracy, best=best, current=current, config=config))
+        if c.status is CandidateStatus.OK and c.accuracy is not None
+        else dataclasses.replace(c, reward=None)
+        for c in candidates
+    )
+
+
+def choose(candidates: Iterable[Candidate]) -> int | None:
+    """Index of the candidate that advances the state; None where none survived.
+
+    The best validation accuracy; equal ones: the cheaper in USD an item, then the lower index.
+    """
+    survivors = [c for c in candidates if c.status is CandidateStatus.OK]
+    if not survivors:
+        return None
+    return min(survivors, key=lambda c: (-_feedback(c).accuracy, _feedback(c).usd_per_item, c.index)).index
+
+
+def initial_state(task: str, description: str, seeds: Sequence[Evaluated]) -> State:
+    """The state a search starts from: the first seed workflow is the current one.
+
+    Raises:
+        InputError: there is no seed workflow.
+    """
+    if not seeds:
+        raise InputError(f"task {task!r} has no seed workflow; a search needs at least one to start from")
+    return State(
+        task=task, description=description, seeds=tuple(seeds), current=seeds[0], best_accuracy=_best(seeds), turn=0
+    )
+
+
+def next_state(state: State, turn: Turn) -> State:
+    """The state after a turn: its chosen workflow is current, all its survivors are history.
+
+    The chosen one advances even where it is worse than the current one; where all
+    were skipped, `current` stays.
+    """
+    survivors = [c for c in turn.candidates if c.status is CandidateStatus.OK]
+    current = state.current
+    if turn.chosen is not None:
+        chosen = turn.candidates[turn.chosen]
+        name = workflow_name(turn.round, turn.trajectory, turn.turn, chosen.index)
+        current = Evaluated(workflow=Workflow(name=name, code=chosen.workflow), feedback=_feedback(chosen))
+    best = max([state.best_accuracy, *(_feedback(c).accuracy for c in survivors)])
+    return dataclasses.replace(state, current=current, best_accuracy=best, turn=turn.turn + 1)
+
+
+def history(start: State, turns: Iterable[Turn]) -> tuple[State, ...]:
+    """The states before each turn and after the last: one more than there are turns."""
+    states = [start]
+    for turn in turns:
+        states.append(next_state(states[-1], turn))
+    return tuple(states)
+
+
+def workflow_name(round_: int, trajectory: int, turn: int, candidate: int) -> str:
+    """Name of a candidate's workflow, e.g. `r0-t3-turn1-c2`; unique within a run."""
+    return f"r{round_}-t{trajectory}-turn{turn}-c{candidate}"
+
+
+def _best(evaluated: Iterable[Evaluated]) -> float:
+    return max(e.feedback.accuracy for e in evaluated)
+
+
+def _feedback(candidate: Candidate) -> Feedback:
+    if candidate.feedback is None:
+        raise InputError(f"candidate {candidate.index} has status 'ok' but no feedback; only evaluated ones are ok")
+    return candidate.feedback
+
+
+def best_tried(start: State, turns: Iterable[Turn]) -> Evaluated:
+    """The best by validation accuracy of everything tried, seeds included: what a search gives its user.
+
+    Equal ones: the cheaper in USD an item, then the earlier. Being the maximum of many, its validation
+    accuracy is optimistic.
+    """
+    tried = list(start.seeds)
+    for turn in turns:
+        for candidate in turn.candidates:
+            if candidate.status is CandidateStatus.OK:
+                name = workflow_name(turn.round, turn.trajectory, turn.turn, candidate.index)
+                workflow = Workflow(name=name, code=candidate.workflow)
+                tried.append(Evaluated(workflow=workflow, feedback=_feedback(candidate)))
+    return min(tried, key=lambda e: (-e.feedback.accuracy, e.feedback.usd_per_item))

@@ -1,0 +1,170 @@
+"""Finished turns of many hosts in one shared folder, one immutable file a turn.
+
+host's collect → Turn → **segments/r1-t3-turn0.jsonl** → every host → Trajectory → tree → step
+
+`trajectories.jsonl` has one writer; a pod has many, and its shared folder may be a bucket
+that cannot append. Each host writes the turns of its share of the plan as files of
+their own, which appear whole or not at all and never change, and reads the others'.
+`merge` copies them into a `TrajectoryStore`. The records are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from etils import epath
+
+from w4s_jax.rollout.plan import trajectory_name
+from w4s_jax.rollout.records import decode_turn, encode_turn
+from w4s_jax.rollout.store import TrajectoryStore
+from w4s_jax.types import StoreError, Trajectory, Turn
+
+_NAME = re.compile(r"r(\d+)-t(\d+)-turn(\d+)\.jsonl")
+
+Key = tuple[int, int, int]
+"""Round, trajectory, turn."""
+
+
+class SegmentStore:
+    """The turns of all hosts of a run; stands where a `TrajectoryStore` does.
+
+    Example:
+        >>> store = SegmentStore("gs://bucket/run/segments")  # doctest: +SKIP
+        >>> store.append(turn)  # doctest: +SKIP
+    """
+
+    def __init__(self, folder: epath.PathLike) -> None:
+        """Opens or creates the folder.
+
+        Args:
+            folder: a path, or `gs://…`, that every host sees.
+
+        Raises:
+            StoreError: it cannot be created or listed.
+        """
+        self._folder = epath.Path(folder)
+        self._turns: dict[Key, Turn] = {}
+        with self._named("opened"):
+            self._folder.mkdir(parents=True, exist_ok=True)
+        self.refresh()
+
+    def __len__(self) -> int:
+        """Finished turns seen so far."""
+        return len(self._turns)
+
+    def refresh(self) -> int:
+        """Reads the segments that have appeared since; returns how many.
+
+        Raises:
+            StoreError: a segment is corrupt or is not what its name says.
+        """
+        with self._named("listed"):
+            names = sorted(path.name for path in self._folder.iterdir())
+        new = 0
+        for name in names:
+            match = _NAME.fullmatch(name)
+            if match is None:  # a file still being written, or none of ours
+                continue
+            key = (int(match[1]), int(match[2]), int(match[3]))
+            if key not in self._turns:
+                self._turns[key] = self._read(name, key)
+                new += 1
+        return new
+
+    def append(self, turn: Turn) -> None:
+        """Writes a finished turn as a segment.
+
+        Raises:
+            StoreError: it is stored already, comes before an earlier one of its trajectory, or cannot be written.
+        """
+        key = (turn.round, turn.trajectory, turn.turn)
+        path = self._folder / _segment(key)
+        name = trajectory_name(turn.round, turn.trajectory)
+        with self._named("read"):
+            known = key in self._turns or path.exists()
+        if known:
+            raise StoreError(f"{path}: turn {turn.turn} of {name} is stored already; give each host its own share")
+        if turn.turn > 0 and (turn.round, turn.trajectory, turn.turn - 1) not in self._turns:
+            raise StoreError(f"{path}: turn {turn.turn} of {name} has no turn {turn.turn - 1} before it")
+        line = encode_turn(turn)
+        with self._named("written"):
+            _write_whole(path, line)
+        self._turns[key] = turn
+
+    def finished_turns(self, round_: int, trajectory: int) -> tuple[Turn, ...]:
+        """The stored turns of one trajectory, in order, as of the last `refresh`."""
+        turns: list[Turn] = []
+        while (turn := self._turns.get((round_, trajectory, len(turns)))) is not None:
+            turns.append(turn)
+        return tuple(turns)
+
+    def trajectories(self, round_: int | None = None) -> Iterator[Trajectory]:
+        """Trajectories (of one round) in planned order, whichever host collected them."""
+        for number, index in sorted({key[:2] for key in self._turns if round_ is None or key[0] == round_}):
+            turns = self.finished_turns(number, index)
+            if turns:
+                yield Trajectory(round=number, index=index, task=turns[0].task, turns=turns)
+
+    def merge(self, store: TrajectoryStore) -> int:
+        """Appends to `store` what it lacks, in planned order; returns how many turns.
+
+        Raises:
+            StoreError: `store` cannot be written.
+        """
+        copied = 0
+        for trajectory in self.trajectories():
+            known = len(store.finished_turns(trajectory.round, trajectory.index))
+            for turn in trajectory.turns[known:]:
+                store.append(turn)
+                copied += 1
+        return copied
+
+    def _read(self, name: str, key: Key) -> Turn:
+        path = self._folder / name
+        with self._named("read"):
+            data = path.read_bytes()
+        turn = decode_turn(data, f"{path}:1")
+        if (turn.round, turn.trajectory, turn.turn) != key:
+            raise StoreError(f"{path}: holds turn {turn.turn} of {trajectory_name(turn.round, turn.trajectory)}")
+        return turn
+
+    @contextlib.contextmanager
+    def _named(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(
+                f"{self._folder}: cannot be {what}: {error.strerror or error}; check the path, its permissions and "
+                "the free space, then run the same command again: finished turns are kept"
+            ) from error
+
+
+def _segment(key: Key) -> str:
+    return f"{trajectory_name(key[0], key[1])}-turn{key[2]}.jsonl"
+
+
+def _write_whole(path: epath.Path, data: bytes) -> None:
+    """Writes a file that appears whole or not at all; an object of a bucket does so by itself."""
+    if "://" in os.fspath(path):
+        path.write_bytes(data)
+        return
+    final = Path(path)
+    half = final.with_name(f".{final.name}.{os.getpid()}")
+    with contextlib.ExitStack() as stack:
+        stack.callback(half.unlink, missing_ok=True)
+        with half.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        half.replace(final)
+    folder = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

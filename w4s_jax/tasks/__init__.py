@@ -1,0 +1,1 @@
+"""Tasks: questions with a scoring rule; see `registry.make_task`."""

@@ -1,0 +1,318 @@
+"""What every task is made of: items in seeded, disjoint splits, a seal on the test split, feedback.
+
+rows → **items → splits → SealedTask** → evaluation → **Feedback** → prompt
+
+A task is an `ItemTask`: its items by split, a grader, its seed workflows. Splits
+come from a seed of their own, so that runs with other seeds stay comparable, and
+`split_hash` names their exact content. The test split stays sealed until the
+closing evaluation opens it; `make_feedback`, the only way into a prompt, refuses
+an evaluation on it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from w4s_jax.types import (
+    Case,
+    Evaluation,
+    Feedback,
+    Grade,
+    InputError,
+    Item,
+    ItemOutcome,
+    ItemStatus,
+    Sandbox,
+    SealedSplitError,
+    Split,
+    Task,
+    Workflow,
+)
+
+Grader = Callable[[Item, Any, Sandbox], Awaitable[Grade]]
+"""Scores an answer of a workflow, which may be anything at all; never raises for what the answer is."""
+
+MAX_CASE_CHARS = 4_000
+"""Longest text of one part of a case; what is left out is counted at its end."""
+
+
+# --- splits -----------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitSizes:
+    """Sizes asked for, in items; None keeps the task's own.
+
+    Example:
+        >>> SplitSizes(validation=20).test is None
+        True
+    """
+
+    train: int | None = None
+    validation: int | None = None
+    test: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            size = getattr(self, field.name)
+            if size is not None and size < 0:
+                raise InputError(f"{field.name}_size={size} is negative; give a number of items, 0 or more")
+
+    def of(self, split: Split) -> int | None:
+        """The size asked for of one split."""
+        size: int | None = getattr(self, split.value)
+        return size
+
+
+def shuffled(items: Sequence[Item], seed: int) -> list[Item]:
+    """Returns the items in the order of `datasets.Dataset.shuffle(seed)` (numpy's PCG64 permutation)."""
+    return [items[i] for i in np.random.default_rng(seed).permutation(len(items))]
+
+
+def cut(items: Sequence[Item], *, validation: int, test: int) -> dict[Split, list[Item]]:
+    """Cuts ordered items into validation, then test, then train."""
+    end = validation + test
+    return {
+        Split.TRAIN: list(items[end:]),
+        Split.VALIDATION: list(items[:validation]),
+        Split.TEST: list(items[validation:end]),
+    }
+
+
+def resize(
+    splits: Mapping[Split, Sequence[Item]], sizes: SplitSizes, *, spare: Sequence[Item] = ()
+) -> dict[Split, tuple[Item, ...]]:
+    """Gives disjoint splits the sizes asked for.
+
+    A smaller split keeps its first items, so the others do not move. A larger validation
+    or test split takes what it lacks from `spare`, then from the end of train.
+
+    Args:
+        splits: disjoint items by split, in their final order.
+        sizes: the sizes asked for.
+        spare: items of no split.
+
+    Raises:
+        InputError: fewer items are left than were asked for.
+    """
+    resized: dict[Split, tuple[Item, ...]] = {}
+    reserve = [*splits.get(Split.TRAIN, ()), *reversed(spare)]
+    for split in (Split.TEST, Split.VALIDATION):  # Test first: its items do not depend on validation's size.
+        items = list(splits.get(split, ()))
+        size = _wanted(sizes, split, len(items), len(items) + len(reserve))
+        items += [reserve.pop() for _ in range(size - len(items))]
+        resized[split] = tuple(items[:size])
+    left = {item.id for item in reserve}
+    train = [item for item in splits.get(Split.TRAIN, ()) if item.id in left]
+    return {Split.TRAIN: tuple(train[: _wanted(sizes, Split.TRAIN, len(train), len(train))]), **resized}
+
+
+def _wanted(sizes: SplitSizes, split: Split, own: int, most: int) -> int:
+    size = sizes.of(split)
+    if size is not None and size > most:
+        raise InputError(f"{split}_size={size} exceeds the {most} items there are; ask for {most} or fewer")
+    return own if size is None else size
+
+
+def split_hash(items: Sequence[Item]) -> str:
+    """SHA-256 over the content of items in their order: what an accuracy was measured on."""
+    digest = hashlib.sha256()
+    for item in items:
+        content = (item.id, item.question, item.target, item.entry_point, item.public_tests)
+        digest.update(json.dumps(content, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+class Duplicate(NamedTuple):
+    """One question in two splits."""
+
+    first: str
+    """Item id."""
+    second: str
+    """Item id."""
+
+
+def find_duplicates(splits: Mapping[Split, Sequence[Item]]) -> tuple[Duplicate, ...]:
+    """Returns questions that stand in more than one split, white space and case aside."""
+    seen: dict[str, tuple[Split, str]] = {}
+    found = []
+    for split, items in splits.items():
+        for item in items:
+            first_split, first_id = seen.setdefault(" ".join(item.question.lower().split()), (split, item.id))
+            if first_split is not split:
+                found.append(Duplicate(first_id, item.id))
+    return tuple(found)
+
+
+# --- tasks ------------------------------------------------------------------
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class ItemTask:
+    """A task whose items are all at hand; its test split is open, see `SealedTask`.
+
+    Example:
+        >>> async def grade(item, answer, sandbox): return Grade(float(answer == item.target))
+        >>> item = Item(id="sum/0", question="1 + 1?", target="2")
+        >>> task = ItemTask(name="sum", description="Sums.", splits={Split.VALIDATION: (item,)}, grader=grade, seeds=())
+        >>> len(task.items(Split.VALIDATION)), len(task.items(Split.TEST))
+        (1, 0)
+    """
+
+    name: str
+    description: str
+    """What the meta-agent is told."""
+    splits: Mapping[Split, Sequence[Item]]
+    """Disjoint; a split that is not there is empty."""
+    grader: Grader
+    seeds: Sequence[Workflow]
+    metric: str = "accuracy"
+    source: str = ""
+    """One line: where the rows are from and how the source's splits became ours."""
+
+    def __post_init__(self) -> None:
+        ids = Counter(item.id for items in self.splits.values() for item in items)
+        twice = [item_id for item_id, count in ids.items() if count > 1]
+        if twice:
+            raise InputError(f"task {self.name}: item id {twice[0]!r} stands twice; ids must be unique over all splits")
+
+    def items(self, split: Split) -> Sequence[Item]:
+        """Items of a split, in a fixed order."""
+        return tuple(self.splits.get(split, ()))
+
+    async def grade(self, item: Item, answer: Any, sandbox: Sandbox) -> Grade:
+        """Scores an answer; code answers run in `sandbox`."""
+        return await self.grader(item, answer, sandbox)
+
+    def seed_workflows(self) -> Sequence[Workflow]:
+        """The workflows a search starts from."""
+        return tuple(self.seeds)
+
+
+class SealedTask:
+    """A task whose test items nobody gets before the closing evaluation unseals it.
+
+    Example:
+        >>> sealed = SealedTask(ItemTask(name="t", description="", splits={}, grader=None, seeds=()))
+        >>> sealed.items(Split.VALIDATION)
+        ()
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._sealed = True
+        self.name = task.name
+        self.description = task.description
+        self.metric = task.metric
+
+    def unseal(self) -> None:
+        """Opens the test split, for good: for the one closing evaluation of all finalists."""
+        self._sealed = False
+
+    def items(self, split: Split) -> Sequence[Item]:
+        """Items of a split, in a fixed order.
+
+        Raises:
+            SealedSplitError: the test split was asked for before `unseal()`.
+        """
+        if split is Split.TEST and self._sealed:
+            raise SealedSplitError(
+                f"task {self.name}: split=test is sealed until the closing evaluation; use split=validation"
+            )
+        return self._task.items(split)
+
+    async def grade(self, item: Item, answer: Any, sandbox: Sandbox) -> Grade:
+        """Scores an answer; code answers run in `sandbox`."""
+        return await self._task.grade(item, answer, sandbox)
+
+    def seed_workflows(self) -> Sequence[Workflow]:
+        """The workflows a search starts from."""
+        return self._task.seed_workflows()
+
+    def split_hash(self, split: Split) -> str:
+        """Content hash of a split; that of the sealed one too, since a hash tells nothing."""
+        return split_hash(self._task.items(split))
+
+    def split_sizes(self) -> dict[Split, int]:
+        """Number of items by split."""
+        return {split: len(self._task.items(split)) for split in Split}
+
+    @property
+    def source(self) -> str:
+        """Where the rows are from, in one line; empty where the task does not say."""
+        return str(getattr(self._task, "source", ""))
+
+    def answer_key(self) -> tuple[Item, ...]:
+        """Every item of every split: what a simulated executor has to know of, and nobody else."""
+        return tuple(item for split in Split for item in self._task.items(split))
+
+
+# --- feedback ---------------------------------------------------------------
+
+
+def make_feedback(task_items: Sequence[Item], evaluation: Evaluation, *, seed: int, max_cases: int) -> Feedback:
+    """Returns what a state keeps of an evaluation on validation or train items.
+
+    The cases are the failures, then the right ones, each in an order drawn from the seed
+    and the items' ids alone, so that workflows are shown failing on the same items.
+
+    Args:
+        task_items: items of the evaluated split.
+        evaluation: its outcomes; items that were not evaluated count nowhere.
+        seed: of the sample of cases.
+        max_cases: most cases to show.
+
+    Raises:
+        SealedSplitError: the evaluation is of the test split.
+        InputError: an outcome is of an item that is not among `task_items`.
+    """
+    if evaluation.split is Split.TEST:
+        raise SealedSplitError(f"task {evaluation.task}: feedback on split=test would leak it; use split=validation")
+    items = {item.id: item for item in task_items}
+    outcomes = [o for o in evaluation.outcomes if o.status is not ItemStatus.NOT_EVALUATED]
+    for outcome in outcomes:
+        if outcome.item_id not in items:
+            raise InputError(f"outcome of item {outcome.item_id!r} is not of split={evaluation.split}")
+    failures = [o for o in outcomes if o.status is not ItemStatus.RIGHT]
+    shown = sorted(outcomes, key=lambda o: (o.status is ItemStatus.RIGHT, _draw(seed, o.item_id)))[:max_cases]
+    return Feedback(
+        accuracy=evaluation.accuracy,
+        n=evaluation.n,
+        usd_per_item=evaluation.usd_per_item,
+        symptoms=dict(Counter(o.symptom or o.status.value for o in failures)),
+        cases=tuple(_case(items[o.item_id], o) for o in shown),
+    )
+
+
+def _draw(seed: int, item_id: str) -> bytes:
+    return hashlib.sha256(f"{seed}/{item_id}".encode()).digest()
+
+
+def _case(item: Item, outcome: ItemOutcome) -> Case:
+    return Case(
+        question=_bounded(item.question),
+        answer=_bounded(outcome.answer or ""),
+        target=_bounded(target_text(item.target)),
+        status=outcome.status,
+        error=_bounded(outcome.error),
+    )
+
+
+def target_text(target: Any) -> str:
+    """Returns a gold answer as a reader writes it: whole numbers without a fraction, records as JSON."""
+    if isinstance(target, float) and math.isfinite(target) and target.is_integer():
+        return str(int(target))
+    return target if isinstance(target, str) else json.dumps(target, ensure_ascii=False)
+
+
+def _bounded(text: str) -> str:
+    left_out = len(text) - MAX_CASE_CHARS
+    return text if left_out <= 0 else f"{text[:MAX_CASE_CHARS]} … ({left_out} more characters)"

@@ -1,0 +1,202 @@
+"""Functions to write, graded by hidden tests: HumanEval.
+
+hub rows → **items** → workflow's program → **sandbox.run_program** → Grade
+
+Source: arXiv 2107.03374; sizes of AFlow (33 validation, 131 test) with our
+membership. The question is the prompt itself, the public tests are the examples
+of its docstring that read as a call with a literal result, and the hidden tests stay in the
+parent until they run, with the answer, in a sandboxed child.
+
+Departures: the answer may be the whole function or only the rest of its body; a
+function that returns anything but plain data fails, because an object can be
+written that equals everything.
+"""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from w4s_jax.tasks.base import ItemTask, SplitSizes, cut, resize, shuffled
+from w4s_jax.tasks.source import HubSource, Row
+from w4s_jax.types import Grade, Item, Limits, ProgramRun, RunStatus, Sandbox
+from w4s_jax.workflows import seeds_for
+
+GRADING_LIMITS = Limits(wall_seconds=20.0, cpu_seconds=10.0)
+"""Of one answer with its hidden tests."""
+
+_HUMANEVAL = HubSource(name="humaneval", hub_id="openai/openai_humaneval")
+
+_EQUALS = re.compile(r"(?<=\))\s*(?:==|=>|->|➞|=|should return|should equal to|returns)\s*")
+"""What stands between a call and its result in a docstring."""
+
+_CHECK = """
+def _w4s_plain(value):
+    if type(value) in (list, tuple, set, frozenset):
+        return all(map(_w4s_plain, value))
+    if type(value) is dict:
+        return all(map(_w4s_plain, value)) and all(map(_w4s_plain, value.values()))
+    return value is None or type(value) in (bool, int, float, complex, str, bytes)
+
+def _w4s_candidate(*args, _function={entry_point}, **kwargs):
+    value = _function(*args, **kwargs)
+    if not _w4s_plain(value):
+        raise TypeError("the function returned something else than plain data")
+    return value
+
+check(_w4s_candidate)
+
+def solution():
+    return "{token}"
+"""
+
+
+def load_humaneval(*, data_dir: Path | None, split_seed: int, sizes: SplitSizes) -> ItemTask:
+    """164 Python functions to write from their docstrings; pass@1.
+
+    Raises:
+        InputError: no data, a bad row, or sizes that exceed it.
+    """
+    items = [_humaneval_item(row) for row in _HUMANEVAL.read("test", data_dir)]
+    return ItemTask(
+        name="humaneval",
+        description=(
+            "Write the Python function that a signature and its docstring describe. "
+            "The answer is the source code of the whole function, with its imports; hidden tests run it."
+        ),
+        splits=resize(cut(shuffled(items, split_seed), validation=33, test=131), sizes),
+        grader=grade_function,
+        seeds=seeds_for("code"),
+        metric="pass@1",
+        source=f"{_HUMANEVAL.hub_id} test, shuffled by seed {split_seed}; no train",
+    )
+
+
+def _humaneval_item(row: Row) -> Item:
+    prompt, entry_point = row.text("prompt"), row.text("entry_point")
+    if not entry_point.isidentifier():
+        raise row.error(f"field 'entry_point' is {entry_point!r}; it must be the name of a function")
+    return Item(
+        id=f"humaneval/{row.text('task_id').rpartition('/')[2]}",
+        question=prompt,
+        target={"prompt": prompt, "test": row.text("test")},
+        entry_point=entry_point,
+        public_tests=tuple(public_tests(prompt, entry_point)),
+        metadata={"program": prompt + row.text("canonical_solution")},
+    )
+
+
+# --- grading ----------------------------------------------------------------
+
+
+async def grade_function(item: Item, answer: Any, sandbox: Sandbox) -> Grade:
+    """Runs an answer with the hidden tests; 1.0 iff all of them ran and passed.
+
+    Raises:
+        SandboxError: the sandbox itself could not run it.
+    """
+    if not isinstance(answer, str) or not answer.strip():
+        return Grade(0.0, "empty")
+    entry_point = item.entry_point or ""
+    if not _defines(answer, entry_point) and not answer.lstrip("\n").startswith((" ", "\t")):
+        return Grade(0.0, "no function")
+    program, token = grading_program(item, answer)
+    run = await sandbox.run_program(program, GRADING_LIMITS)
+    return Grade(1.0) if run.status is RunStatus.OK and run.value == token else Grade(0.0, _symptom(run))
+
+
+def grading_program(item: Item, answer: str) -> tuple[str, str]:
+    """Returns the program that grades an answer, and what it gives iff every test passed.
+
+    The last word is a token that the answer cannot know, so leaving early does not pass.
+    """
+    prompt, test = item.target["prompt"], item.target["test"]
+    joint = "\n\n" if _defines(answer, item.entry_point or "") else ""
+    token = hashlib.sha256(f"{item.id}\n{test}".encode()).hexdigest()
+    check = _CHECK.format(entry_point=item.entry_point, token=token)
+    return f"{prompt}{joint}{answer}\n\n{test}\n{check}", token
+
+
+def _defines(answer: str, entry_point: str) -> bool:
+    """Whether a text binds the name; by its look, since parsing hostile code can take the parent down."""
+    return re.search(rf"^(?:(?:async )?def {entry_point}\b|{entry_point}\s*=)", answer, re.MULTILINE) is not None
+
+
+def _symptom(run: ProgramRun) -> str:
+    if run.status in (RunStatus.TIMEOUT, RunStatus.LIMIT):
+        return run.status.value
+    named = {"AssertionError": "failed test", "SyntaxError": "syntax error", "IndentationError": "syntax error"}
+    return next((symptom for error, symptom in named.items() if error in run.error), "exception")
+
+
+# --- public tests -----------------------------------------------------------
+
+
+def public_tests(prompt: str, entry_point: str) -> Iterator[str]:
+    r"""Yields assertions from the examples in a function's docstring.
+
+    Read are doctests (`>>> f(1)` with a literal below) and lines such as `f(1) == 2` or
+    `f(1) ➞ 2`; other forms, and examples whose result is no literal, are left out.
+
+    Args:
+        prompt: source that ends in the function's docstring.
+        entry_point: name of the function.
+
+    Example:
+        >>> list(public_tests("def f(x):\n    '>>> f(1)\\n2'", "f"))
+        ['assert f(1) == 2']
+    """
+    docstring = _docstring(prompt, entry_point)
+    seen = set()
+    for call, want in [*_doctests(docstring), *_equations(docstring)]:
+        if _is_call(call, entry_point) and _is_literal(want) and call not in seen:
+            seen.add(call)
+            yield f"assert {call} == {want}"
+
+
+def _docstring(prompt: str, entry_point: str) -> str:
+    try:
+        functions = [node for node in ast.parse(prompt).body if isinstance(node, ast.FunctionDef)]
+    except SyntaxError:
+        return ""
+    return next((ast.get_docstring(f) or "" for f in functions if f.name == entry_point), "")
+
+
+def _doctests(docstring: str) -> Iterator[tuple[str, str]]:
+    try:
+        examples = doctest.DocTestParser().get_examples(docstring)
+    except ValueError:  # Inconsistent indentation: not written to be run.
+        return
+    for example in examples:
+        yield example.source.strip(), example.want.strip()
+
+
+def _equations(docstring: str) -> Iterator[tuple[str, str]]:
+    for line in docstring.splitlines():
+        call, *rest = _EQUALS.split(line, maxsplit=1)
+        if rest:
+            yield call.strip(), rest[0].strip().rstrip(".")
+
+
+def _is_call(text: str, name: str) -> bool:
+    try:
+        node = ast.parse(text, mode="eval").body
+    except SyntaxError:
+        return False
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name):
+        return False
+    given = [*node.args, *(keyword.value for keyword in node.keywords)]
+    return all(_is_literal(ast.unparse(argument)) for argument in given)
+
+
+def _is_literal(text: str) -> bool:
+    try:
+        ast.literal_eval(text)
+    except (SyntaxError, ValueError, TypeError):
+        return False
+    return True

@@ -1,0 +1,188 @@
+"""Rows of a benchmark, from local files or from the Hugging Face hub.
+
+--data_dir or hub → **rows with their place** → items → splits
+
+`DIR/NAME/SPLIT.jsonl` (or `CONFIG_SPLIT.jsonl`; also `.jsonl.gz`, `.json`,
+`.parquet`) with the hub's fields comes before the hub itself; NAME may be spelt
+with `-` or `_`. Every row remembers its file and line, so that a bad one can be
+named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from w4s_jax.types import InputError
+
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One record of a benchmark.
+
+    Example:
+        >>> Row(place="gsm8k/test.jsonl:1", values={"answer": "#### 18"}).text("answer")
+        '#### 18'
+    """
+
+    place: str
+    """`FILE:LINE`, or the hub's id with a row number; both from 1."""
+    values: Mapping[str, Any]
+
+    def get(self, field: str) -> Any:
+        """Returns a field that has to be there.
+
+        Raises:
+            InputError: it is not.
+        """
+        if field not in self.values:
+            raise self.error(f"field {field!r} is missing; the row has {sorted(self.values)}")
+        return self.values[field]
+
+    def text(self, field: str) -> str:
+        """Returns a field that has to be a text with something in it.
+
+        Raises:
+            InputError: it is not.
+        """
+        value = self.get(field)
+        if not isinstance(value, str) or not value.strip():
+            raise self.error(f"field {field!r} is {_brief(value)}; it must be a text that is not empty")
+        return value
+
+    def error(self, problem: str) -> InputError:
+        """An error that names this row."""
+        return InputError(f"{self.place}: {problem}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HubSource:
+    """A data set of the hub and where its files lie locally.
+
+    Example:
+        >>> HubSource(name="gsm8k", hub_id="openai/gsm8k", config="main").name
+        'gsm8k'
+    """
+
+    name: str
+    """Folder under the data directory; `-` and `_` are the same."""
+    hub_id: str
+    config: str | None = None
+    """The hub's configuration; opens the names of local files too where `config_in_files`."""
+    config_in_files: bool = False
+    revision: str | None = None
+    """The hub's revision; data sets that are scripts are read from `refs/convert/parquet`."""
+
+    def read(self, split: str, data_dir: Path | None) -> list[Row]:
+        """Returns the rows of one of the hub's splits, in the hub's order.
+
+        Raises:
+            InputError: there is neither a file nor a hub; a row is bad.
+        """
+        path = self.find_file(split, data_dir)
+        return read_rows(path) if path else self._download(split, data_dir)
+
+    def find_file(self, split: str, data_dir: Path | None) -> Path | None:
+        """Returns the local file of a split, or None."""
+        folders = dict.fromkeys((self.name, self.name.replace("_", "-"), self.name.replace("-", "_")))
+        if data_dir is None:
+            return None
+        paths = (data_dir / folder / (self._stem(split) + suffix) for folder in folders for suffix in _SUFFIXES)
+        return next((path for path in paths if path.is_file()), None)
+
+    def _stem(self, split: str) -> str:
+        return f"{self.config}_{split}" if self.config_in_files and self.config else split
+
+    def _download(self, split: str, data_dir: Path | None) -> list[Row]:
+        import datasets  # Half a second and a network client: only where no file is at hand.
+
+        try:
+            table = datasets.load_dataset(self.hub_id, self.config, split=split, revision=self.revision)
+        except (OSError, ValueError, RuntimeError) as error:
+            wanted = f"{data_dir or 'DIR'}/{self.name}/{self._stem(split)}.jsonl"
+            remedy = f"put its rows into {wanted} and give --data_dir={data_dir or 'DIR'}, or allow the hub"
+            raise InputError(
+                f"data set {self.hub_id} split {split!r} is not at hand ({_line(error)}); {remedy}"
+            ) from error
+        return [Row(place=f"{self.hub_id} {split} row {i}", values=values) for i, values in enumerate(table, 1)]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Reads `.jsonl`, `.jsonl.gz`, `.json` (a list of objects) or `.parquet`.
+
+    Raises:
+        InputError: the file cannot be read or holds no rows; a row is no object.
+    """
+    if not path.is_file():
+        raise InputError(f"data file {path} does not exist; give the path of a .jsonl, .json or .parquet file")
+    try:
+        rows = list(_read(path))
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(f"data file {path} cannot be read ({_line(error)}); write it again as UTF-8") from error
+    if not rows:
+        raise InputError(f"data file {path} holds no rows; write one JSON object a line")
+    return rows
+
+
+def _read(path: Path) -> Iterator[Row]:
+    if path.name.endswith(".parquet"):
+        return _numbered(path, _read_parquet(path))
+    if path.name.endswith(".json"):
+        return _numbered(path, _read_list(path))
+    return _read_lines(path)
+
+
+def _read_lines(path: Path) -> Iterator[Row]:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                place = f"{path}:{number}"
+                yield _row(place, _parse(place, line))
+
+
+def _read_list(path: Path) -> Sequence[Any]:
+    values = _parse(str(path), path.read_text(encoding="utf-8"))
+    if not isinstance(values, list):
+        raise InputError(f"{path}: the file is {_brief(values)}; it must be a JSON list of objects")
+    return values
+
+
+def _read_parquet(path: Path) -> Sequence[Any]:
+    from pyarrow import ArrowInvalid, parquet  # type: ignore[import-untyped]  # The reader below `datasets`.
+
+    try:
+        rows: list[Any] = parquet.read_table(path).to_pylist()
+    except ArrowInvalid as error:
+        raise InputError(f"data file {path} cannot be read ({_line(error)}); write it again as parquet") from error
+    return rows
+
+
+def _numbered(path: Path, values: Sequence[Any]) -> Iterator[Row]:
+    return (_row(f"{path}:{number}", value) for number, value in enumerate(values, 1))
+
+
+def _parse(place: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{place}: no valid JSON ({_line(error)}); write one JSON object a line") from error
+
+
+def _row(place: str, values: Any) -> Row:
+    if not isinstance(values, dict):
+        raise InputError(f"{place}: the row is {_brief(values)}; it must be a JSON object")
+    return Row(place=place, values=values)
+
+
+def _brief(value: Any) -> str:
+    return repr(value)[:60]
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
