@@ -1,0 +1,103 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from w4s_jax.training.losses import weighted_nll
+from w4s_jax.types import InputError
+
+B, T, M, D, V = 3, 17, 13, 8, 50
+
+
+@pytest.fixture
+def given():
+    rng = np.random.default_rng(0)
+    weight = rng.uniform(0.1, 2.0, (B, M)) * (np.arange(M)[None, :] < np.array([[13], [4], [0]]))
+    return {
+        "hidden": rng.normal(size=(B, T, D)),
+        "table": rng.normal(size=(D, V)),
+        "source": rng.integers(0, T, (B, M)),
+        "token": rng.integers(0, V, (B, M)),
+        "weight": weight,
+    }
+
+
+def by_numpy(given, denominator):
+    """The loss and its gradients in float64: d loss / d logits = weight · (softmax − one-hot)."""
+    rows = np.arange(B)[:, None]
+    sources = given["hidden"][rows, given["source"]]
+    logits = sources @ given["table"]
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    nll = -np.log(p[rows, np.arange(M)[None, :], given["token"]])
+    d_logits = (p - np.eye(V)[given["token"]]) * given["weight"][..., None] / denominator
+    d_hidden = np.zeros_like(given["hidden"])
+    np.add.at(d_hidden, (rows, given["source"]), d_logits @ given["table"].T)
+    return (given["weight"] * nll).sum() / denominator, d_hidden, np.einsum("BMD,BMV->DV", sources, d_logits)
+
+
+def loss(hidden, table, given, denominator, chunk):
+    return weighted_nll(
+        hidden,
+        jnp.asarray(given["source"], jnp.int32),
+        jnp.asarray(given["token"], jnp.int32),
+        jnp.asarray(given["weight"], jnp.float32),
+        lambda h: h @ table,
+        denominator,
+        chunk=chunk,
+    )
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 13, 512])
+def test_the_loss_and_its_gradients_are_those_of_float64_at_any_chunk(given, chunk):
+    hidden, table = jnp.asarray(given["hidden"], jnp.float32), jnp.asarray(given["table"], jnp.float32)
+    grad = jax.jit(jax.value_and_grad(lambda h, t: loss(h, t, given, 7.0, chunk), argnums=(0, 1), has_aux=True))
+    (value, metrics), grads = grad(hidden, table)
+    want, *want_grads = by_numpy(given, 7.0)
+    np.testing.assert_allclose(value, want, rtol=1e-5)
+    np.testing.assert_allclose(metrics.weighted_nll / 7.0, want, rtol=1e-5)
+    assert metrics.targets == 17
+    for got, expected in zip(grads, want_grads, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5 * np.linalg.norm(expected))
+
+
+def sizes(jaxpr):
+    for equation in jaxpr.eqns:
+        yield from (int(np.prod(v.aval.shape)) for v in equation.outvars)
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from sizes(inner)
+
+
+def test_no_array_of_tokens_by_vocabulary_exists_forward_or_backward(given):
+    hidden, table = jnp.asarray(given["hidden"], jnp.float32), jnp.asarray(given["table"], jnp.float32)
+    assert 2 * max(hidden.size, table.size) < B * M * V  # else the bound below would say nothing
+
+    def largest(chunk):
+        grad = jax.grad(lambda h, t: loss(h, t, given, 1.0, chunk)[0], argnums=(0, 1))
+        return max(sizes(jax.make_jaxpr(grad)(hidden, table).jaxpr))
+
+    assert largest(M) == B * M * V
+    assert largest(2) < B * M * V / 2
+
+
+def test_a_chunk_without_targets_is_not_computed(given):
+    chunks = []
+    given["weight"][0, 4:] = 0.0  # now no row has more than 4 targets
+
+    def unembed(h):
+        jax.debug.callback(lambda: chunks.append(1))
+        return h @ jnp.asarray(given["table"], jnp.float32)
+
+    targets = [jnp.asarray(given[k], d) for k, d in (("source", jnp.int32), ("token", jnp.int32), ("weight", None))]
+    value, _ = weighted_nll(jnp.asarray(given["hidden"], jnp.float32), *targets, unembed, chunk=4)
+    jax.effects_barrier()
+    np.testing.assert_allclose(value, by_numpy(given, 1.0)[0], rtol=1e-5)
+    assert len(chunks) == 1
+
+
+def test_targets_of_unequal_shapes_are_refused(given):
+    given["token"] = given["token"][:, :-1]
+    with pytest.raises(InputError, match=r"targets \(3, 13\), \(3, 12\), \(3, 13\) must be equal"):
+        loss(jnp.zeros((B, T, D)), jnp.zeros((D, V)), given, 1.0, 4)

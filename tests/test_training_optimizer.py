@@ -1,0 +1,62 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from w4s_jax.training.optimizer import OptimizerConfig
+from w4s_jax.types import InputError
+
+
+def test_the_warm_up_rises_linearly_and_the_cosine_falls_to_its_share():
+    rate = OptimizerConfig(
+        learning_rate=2.0, schedule_name="cosine", warmup_steps=4, total_steps=12, final_fraction=0.1
+    ).schedule()
+    got = [float(rate(step)) for step in (0, 1, 3, 4, 8, 12, 99)]
+    np.testing.assert_allclose(got, [0.5, 1.0, 2.0, 2.0, 2.0 * 0.55, 0.2, 0.2], rtol=1e-6)
+    assert float(OptimizerConfig(learning_rate=2.0).schedule()(0)) == 2.0
+
+
+def one_update(config, params, grads):
+    tx = config.transformation()
+    updates, _ = tx.update(grads, tx.init(params), params)
+    return optax.apply_updates(params, updates)
+
+
+def test_adamw_makes_the_first_step_of_its_paper():
+    """After one step the moments cancel: θ − η·(g/(|g| + ε) + λθ), and no decay on the norm's scale."""
+    params = {"kernel": jnp.array([1.0, -2.0]), "norm": {"scale": jnp.array([1.0, 1.0])}}
+    grads = {"kernel": jnp.array([0.3, -0.1]), "norm": {"scale": jnp.array([2.0, -2.0])}}
+    new = one_update(OptimizerConfig(learning_rate=0.1, weight_decay=0.5), params, grads)
+    np.testing.assert_allclose(new["kernel"], [1.0 - 0.1 * (1 + 0.5), -2.0 - 0.1 * (-1 - 1.0)], rtol=1e-5)
+    np.testing.assert_allclose(new["norm"]["scale"], [0.9, 1.1], rtol=1e-5)
+
+
+def test_sgd_subtracts_the_gradient_times_the_rate():
+    new = one_update(OptimizerConfig(name="sgd", learning_rate=0.1), {"w": jnp.ones(2)}, {"w": jnp.array([1.0, -3.0])})
+    np.testing.assert_allclose(new["w"], [0.9, 1.3], rtol=1e-6)
+
+
+def test_adafactor_keeps_rows_and_columns_and_is_not_scaled_by_the_parameter():
+    config = OptimizerConfig(name="adafactor", learning_rate=0.1)
+    small, large = {"kernel": jnp.full((128, 256), 0.01)}, {"kernel": jnp.full((128, 256), 10.0)}
+    kept = sum(x.size for x in jax.tree.leaves(config.transformation().init(small)))
+    assert kept < 2 * (128 + 256)
+    steps = [one_update(config, p, {"kernel": jnp.ones((128, 256))})["kernel"] - p["kernel"] for p in (small, large)]
+    np.testing.assert_allclose(steps[0], steps[1], atol=1e-5)
+    np.testing.assert_allclose(steps[0], -0.1, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "lion"}, "optimizer='lion' is unknown; choose one of adamw, adafactor, sgd"),
+        ({"schedule_name": "step"}, "schedule='step' is unknown"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0 must not be negative"),
+        ({"max_grad_norm": float("nan")}, "max_grad_norm=nan"),
+        ({"schedule_name": "cosine", "warmup_steps": 5}, "total_steps=0 .* must exceed warmup_steps=5"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_is_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        OptimizerConfig(**options)

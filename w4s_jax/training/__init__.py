@@ -1,0 +1,1 @@
+"""Device half: stored trajectories → token trees → packed batches → train step → checkpoint."""

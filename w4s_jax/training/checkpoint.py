@@ -1,0 +1,302 @@
+"""Checkpoints: what training changes, with the caller's position in the run, in one atomic directory.
+
+TrainState, position of the run → **checkpoints/step_00000012/** → the same on any mesh
+
+Orbax writes each checkpoint into a temporary directory and renames it when all of
+it is on the disk, so a kill leaves the last good one. It does not notice a flipped
+byte: values come back wrong and unsaid. So every leaf is saved with a 32-bit
+fingerprint, an integer sum over its bits, which is computed where the leaf lies
+and does not depend on the sharding; what does not match is rejected, moved aside
+as `*.rejected`, and the checkpoint before it is taken and said.
+
+Frozen parameters are not saved; they are the checkpoint that training started from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers
+
+from w4s_jax.training.step import TrainState
+from w4s_jax.types import CheckpointError
+
+PyTree = Any
+Json = dict[str, Any]
+
+_log = logging.getLogger(__name__)
+
+
+class Restored(NamedTuple):
+    """What a restore gave back."""
+
+    state: TrainState
+    extra: Json
+    """As it was given to `save`."""
+    rejected: tuple[str, ...]
+    """One line for each newer checkpoint that could not be read; empty when all is well."""
+
+
+class _Read(NamedTuple):
+    items: dict[str, PyTree]
+    extra: Json
+    rejected: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """The checkpoints of one run; every process of a run calls every method.
+
+    Example:
+        >>> checkpoints = Checkpoints(directory=f"{run_dir}/checkpoints")
+        >>> checkpoints.save(state, {"round": 1, "position": 40})
+        >>> like = trainer.abstract_state._replace(frozen=state.frozen)
+        >>> state, extra, rejected = checkpoints.restore(like)
+    """
+
+    directory: str
+    """Absolute path or `gs://…`; made by the first save."""
+    keep: int = 2
+    """Newest checkpoints that stay; at least 2, so that there is one behind a damaged one."""
+
+    def steps(self) -> tuple[int, ...]:
+        """Steps of the finished checkpoints, oldest first; whether they can be read shows in `restore`."""
+        if not epath.Path(self.directory).exists():
+            return ()
+        with self._manager() as manager:
+            return tuple(sorted(manager.all_steps()))
+
+    def save(self, state: TrainState, extra: Mapping[str, Any]) -> str:
+        """Writes a checkpoint under the number of its updates, and lets the oldest go; returns its path.
+
+        Args:
+            state: Its `params`, `opt_state` and `step` are saved.
+            extra: The caller's facts (round, position, …), as JSON.
+
+        Raises:
+            CheckpointError: the disk is full, the path cannot be written, or this step was already saved.
+        """
+        step, items = int(jax.device_get(state.step)), _items(state)
+        path = epath.Path(self.directory) / _name(step)
+        if step in self.steps():
+            raise CheckpointError(f"{path} exists; a checkpoint is never written over: resume from it, or move it away")
+        self._check_room(items)
+        manifest = {"extra": dict(extra), "leaves": {name: _manifest(tree) for name, tree in items.items()}}
+        args = {name: ocp.args.StandardSave(_flat(tree)) for name, tree in items.items()}
+        try:
+            with self._manager(writes=True) as manager:
+                manager.save(step, args=ocp.args.Composite(manifest=ocp.args.JsonSave(manifest), **args))
+        except (OSError, ValueError) as error:  # TensorStore says ENOSPC, EFBIG and EROFS by a ValueError
+            self._drop_unfinished()
+            raise CheckpointError(
+                f"{path} could not be written, the checkpoints before it are whole; free space or choose another "
+                f"--run_dir: {_first_line(error)}"
+            ) from error
+        return str(path)
+
+    def restore(self, like: TrainState, *, step: int | None = None) -> Restored:
+        """Reads the newest checkpoint that is whole, onto the mesh of `like`.
+
+        Args:
+            like: `Trainer.abstract_state` (or a state) with the shapes and shardings to come; its `frozen` is
+                handed through.
+            step: This checkpoint and no other.
+
+        Raises:
+            CheckpointError: there is none, none can be read (each is named), or it is of another model or optimiser.
+        """
+        read = self._read(_items(like), step)
+        counted = read.items["optimizer"]
+        state = TrainState(read.items["params"], like.frozen, counted["opt_state"], counted["step"])
+        return Restored(state, read.extra, read.rejected)
+
+    def restore_params(self, like: dict[str, PyTree], *, step: int | None = None) -> tuple[dict[str, PyTree], Json]:
+        """The trainable collections and the caller's facts alone, for sampling, scoring and export.
+
+        Raises:
+            CheckpointError: as `restore`.
+        """
+        read = self._read({"params": like}, step)
+        return read.items["params"], read.extra
+
+    def _read(self, like: Mapping[str, PyTree], step: int | None) -> _Read:
+        steps = self.steps()
+        if not steps or (step is not None and step not in steps):
+            there = f"it holds the steps {list(steps)}" if steps else "it holds none"
+            raise CheckpointError(f"no checkpoint{'' if step is None else f' {step}'} in {self.directory}: {there}")
+        rejected: list[str] = []
+        for candidate in sorted(steps, reverse=True) if step is None else [step]:
+            reader = _Unreadable()
+            with reader:
+                items, extra = self._read_one(like, candidate)
+                self._set_aside(rejected)
+                return _Read(items, extra, tuple(rejected))
+            rejected.append(f"{epath.Path(self.directory) / _name(candidate)} cannot be read: {reader.reason}")
+            _log.warning("%s", rejected[-1])
+        raise CheckpointError(
+            "no checkpoint can be read; restore one from a backup or start anew: " + "; ".join(rejected)
+        )
+
+    def _read_one(self, like: Mapping[str, PyTree], step: int) -> tuple[dict[str, PyTree], Json]:
+        with self._manager() as manager:
+            found = manager.restore(step, args=ocp.args.Composite(manifest=ocp.args.JsonRestore()))["manifest"]
+            for name, tree in like.items():
+                _check_same_model(found["leaves"][name], tree, f"{self.directory}/{_name(step)}")
+            args = {name: ocp.args.StandardRestore(_flat(_abstract(tree))) for name, tree in like.items()}
+            flat = manager.restore(step, args=ocp.args.Composite(**args))
+        items = {name: _unflat(tree, flat[name]) for name, tree in like.items()}
+        for name, tree in items.items():
+            marks = _manifest(tree)
+            damaged = [leaf for leaf, mark in found["leaves"][name].items() if marks[leaf] != mark]
+            if damaged:
+                raise ValueError(f"{len(damaged)} arrays differ from what was saved, first {name}/{damaged[0]}")
+        return items, found["extra"]
+
+    def _manager(self, *, writes: bool = False) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(
+            step_prefix="step",
+            step_format_fixed_length=8,
+            preservation_policy=checkpoint_managers.LatestN(max(2, self.keep)),
+            enable_async_checkpointing=False,  # the update after a save donates the very buffers
+            cleanup_tmp_directories=writes,  # a reader must not sweep away what another process is writing
+            create=writes,
+            read_only=not writes,
+        )
+        return ocp.CheckpointManager(self.directory, options=options)
+
+    def _drop_unfinished(self) -> None:
+        """What a failed save left behind would keep the disk full."""
+        if jax.process_index() == 0:
+            for path in epath.Path(self.directory).glob("*.orbax-checkpoint-tmp"):
+                path.rmtree()
+
+    def _set_aside(self, rejected: list[str]) -> None:
+        """Frees the names of rejected checkpoints, which training will save again; nothing is deleted."""
+        if jax.process_index() == 0:
+            for line in rejected:
+                path = epath.Path(line.split(" cannot be read: ")[0])
+                path.rename(path.with_name(path.name + ".rejected"))
+        if rejected and jax.process_count() > 1:
+            multihost_utils.sync_global_devices("w4s_jax.checkpoint.set_aside")
+
+    def _check_room(self, items: Mapping[str, PyTree]) -> None:
+        if "://" in self.directory:
+            return
+        os.makedirs(self.directory, exist_ok=True)
+        need = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(items))
+        free = shutil.disk_usage(self.directory).free
+        if need > free:
+            raise CheckpointError(
+                f"{self.directory} has {free / 2**30:.2f} GiB free, a checkpoint takes {need / 2**30:.2f} GiB; "
+                "free space or choose another --run_dir"
+            )
+
+
+class _Unreadable:
+    """Keeps the reason why a checkpoint could not be read.
+
+    Orbax says so by OSError, ValueError or KeyError, and for a damaged chunk by `Exception` itself, which is
+    matched by its exact type: nothing else is held back, a `CheckpointError` of ours neither.
+    """
+
+    reason = ""
+
+    def __enter__(self) -> _Unreadable:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
+        if error is None or isinstance(error, CheckpointError):
+            return False
+        self.reason = _first_line(error)
+        return kind is Exception or isinstance(error, (OSError, ValueError, KeyError))
+
+
+def param_digest(params: PyTree) -> str:
+    """SHA-256 in hex over paths, dtypes, shapes and bytes of all leaves: equal iff equal to the bit."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(_flat(params).items()):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            leaf = multihost_utils.process_allgather(leaf, tiled=True)
+        array = np.asarray(jax.device_get(leaf))
+        digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _items(state: TrainState) -> dict[str, PyTree]:
+    return {"params": state.params, "optimizer": {"opt_state": state.opt_state, "step": state.step}}
+
+
+def _name(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def _flat(tree: PyTree) -> dict[str, Any]:
+    """`{path: leaf}`; paths of optax's records survive, which Orbax would turn into plain dicts."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _unflat(like: PyTree, flat: Mapping[str, Any]) -> PyTree:
+    return jax.tree.unflatten(jax.tree.structure(like), [flat[path] for path in _flat(like)])
+
+
+def _shape(x: Any) -> Any:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)  # type: ignore[no-untyped-call]
+
+
+def _abstract(tree: PyTree) -> PyTree:
+    return jax.tree.map(_shape, tree)
+
+
+def _manifest(tree: PyTree) -> dict[str, list[Any]]:
+    """`{path: [dtype, shape, fingerprint]}`."""
+    flat = _flat(tree)
+    marks = jax.device_get(_fingerprints(flat))
+    return {path: [str(leaf.dtype), list(leaf.shape), int(marks[path])] for path, leaf in flat.items()}
+
+
+@jax.jit
+def _fingerprints(flat: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """uint32 of each leaf: Σ mix(bits, index) mod 2³², which no order of summing can change."""
+
+    def mark(x: jax.Array) -> jax.Array:
+        words = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+        bits = jax.lax.bitcast_convert_type(x, words).astype(jnp.uint32)
+        index = jnp.zeros(x.shape, jnp.uint32)
+        for axis, size in enumerate(x.shape):
+            index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        mixed = (bits ^ (index * jnp.uint32(0x9E3779B1))) * jnp.uint32(0x85EBCA77)
+        return jnp.sum((mixed ^ (mixed >> 15)) * jnp.uint32(0xC2B2AE3D), dtype=jnp.uint32)
+
+    return {path: mark(leaf) for path, leaf in flat.items()}
+
+
+def _check_same_model(saved: Mapping[str, list[Any]], like: PyTree, path: str) -> None:
+    want = {name: [str(x.dtype), list(x.shape)] for name, x in _flat(like).items()}
+    have = {name: mark[:2] for name, mark in saved.items()}
+    for name in sorted(want.keys() | have.keys()):
+        if want.get(name) != have.get(name):
+            raise CheckpointError(
+                f"{path} is of another model or optimiser: {name} is {have.get(name, 'absent')} there, "
+                f"{want.get(name, 'absent')} here; use the flags of the run that wrote it"
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:300] if text else ''}"
