@@ -87,9 +87,7 @@ def load_meta_agent(spec: str, mesh: Mesh) -> MetaAgent:
     )
     if lora is not None:
         variables["lora"] = init_variables(model, jax.random.key(FLAGS.seed))["lora"]
-    return MetaAgent(
-        name=spec, folder=folder, config=config, model=model, variables=variables, chat=Chat.load(folder)
-    )
+    return MetaAgent(name=spec, folder=folder, config=config, model=model, variables=variables, chat=Chat.load(folder))
 
 
 def find_folder(spec: str) -> Path:

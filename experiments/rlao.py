@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from experiments import app, closing
+from experiments import app, closing, dry_run
 from experiments import flags as shared
 from experiments.artefacts import export, write_workflows
 from experiments.meta_agent import MetaAgent, load_meta_agent
@@ -37,7 +37,7 @@ from w4s_jax.policy.generate import Generator, GeneratorConfig
 from w4s_jax.policy.local import LocalPolicy
 from w4s_jax.policy.sharding import make_mesh
 from w4s_jax.reports.html import write_report
-from w4s_jax.rollout.collect import Collector, CollectOptions, Problem, open_problem
+from w4s_jax.rollout.collect import CollectOptions, Collector, Problem, open_problem
 from w4s_jax.rollout.evaluate import finish_all
 from w4s_jax.rollout.plan import keyed_number, plan_round
 from w4s_jax.rollout.rounds import collect_round
@@ -202,9 +202,7 @@ async def finish(job: Job, before: Sequence[Trajectory], after: Sequence[Traject
     results = await closing.closing_evaluation(job.world, finalists)
     executor = job.world.executor
     paths = Paths(
-        best_workflow=write_workflows(
-            job.run, closing.labelled(results, "after"), executor.model, executor.simulated
-        ),
+        best_workflow=write_workflows(job.run, closing.labelled(results, "after"), executor.model, executor.simulated),
         checkpoint=str(job.run.checkpoints / f"step_{int(job.learner.state.step):08d}"),
         hf_export=export(job.run, job.agent, job.learner.state),
         report=job.run.report,
@@ -244,7 +242,8 @@ async def rlao(run: RunDirectory) -> None:
             print(f"warning: {line}; going on from the checkpoint before it", file=sys.stderr)
     learner = Learner(trainer, state, weight_rule(), learner_config(mesh), tokenise=lambda turn: tokenised(agent, turn))
     async with contextlib.AsyncExitStack() as stack:
-        world = await stack.enter_async_context(open_world(run.calls, Path(FLAGS.outcomes) if FLAGS.outcomes else run.outcomes))
+        outcomes = Path(FLAGS.outcomes) if FLAGS.outcomes else run.outcomes
+        world = await stack.enter_async_context(open_world(run.calls, outcomes))
         generator = Generator(
             agent.model, _copied(state.variables), generator_config(agent), stop_ids=agent.chat.stop_ids
         )
@@ -322,9 +321,7 @@ def tokenised(agent: MetaAgent, turn: Turn) -> tuple[Sequence[int], Sequence[Seq
 
 def described(job: Job) -> dict[str, Any]:
     """What `versions.json` says."""
-    splits = {
-        name: {split.value: task.split_hash(split) for split in Split} for name, task in job.world.tasks.items()
-    }
+    splits = {name: {split.value: task.split_hash(split) for split in Split} for name, task in job.world.tasks.items()}
     return versions() | {
         "meta_agent": {
             "name": job.agent.name,
@@ -363,6 +360,12 @@ def main(argv: Sequence[str]) -> None:
     if FLAGS.trajectories and FLAGS.num_rounds != 1:
         raise InputError(f"--num_rounds={FLAGS.num_rounds} with --trajectories; offline training is one round")
     run = RunDirectory(Path(FLAGS.run_dir))
+    if FLAGS.dry_run:
+        case = dry_run.worst_case()
+        if FLAGS.json_out:
+            run.write_json(Path(FLAGS.json_out), case)
+        print(dry_run.spelled(case))
+        return
     with run.opened(serialized_flags([shared.__name__])):
         app.run_async(rlao(run))
 

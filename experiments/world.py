@@ -125,8 +125,6 @@ def metered(backend: Backend, calls: CallStore) -> MeteredExecutor:
         calls=FLAGS.budget_calls or math.inf,
         seconds=FLAGS.budget_seconds or math.inf,
     )
-    prices = Path(FLAGS.executor_prices)
-    overrides = parse_prices(prices.read_text() if FLAGS.executor_prices and prices.is_file() else FLAGS.executor_prices)
     options = MeteredOptions(
         concurrency=FLAGS.concurrency,
         max_tokens=FLAGS.executor_max_tokens,
@@ -134,7 +132,13 @@ def metered(backend: Backend, calls: CallStore) -> MeteredExecutor:
         tokens_per_minute=FLAGS.tokens_per_minute or None,
         seed=FLAGS.seed,
     )
-    return MeteredExecutor(backend, calls, Budget(caps, spent=calls.spent), PriceTable(overrides), options)
+    return MeteredExecutor(backend, calls, Budget(caps, spent=calls.spent), make_prices(), options)
+
+
+def make_prices() -> PriceTable:
+    """List prices with the overrides of `--executor_prices`, which is JSON or the path of a file of it."""
+    given = FLAGS.executor_prices
+    return PriceTable(parse_prices(Path(given).read_text() if given and Path(given).is_file() else given))
 
 
 def evaluation_options() -> EvaluationOptions:

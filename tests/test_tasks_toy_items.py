@@ -36,14 +36,14 @@ STORY = [
     ("An old machine", lambda old, days, new, days2, idle: old * days + new * days2),
     ("rows of", lambda rows, trees, age, each, spoilt: rows * trees * each - spoilt),
     ("A school orders", lambda each, classes, office, last_year, back: each * classes + office - back),
-    ("A pump", lambda deep, rate, hours, minutes: rate * (60 * hours + minutes)),
-    ("centimetres of rope", lambda ropes, metres, rest, other: ropes * (100 * metres + rest)),
-    ("single", lambda dozens, single, price, old: (12 * dozens + single) * price),
-    ("sacks of flour", lambda sacks, weight, other, used: 1000 * sacks * weight - used),
-    ("pages a day for", lambda pages, weeks, days, other: pages * (7 * weeks + days)),
-    ("a minute and works", lambda age, n, n2, rate, hours, broken: n * rate * 60 * hours - broken),
-    ("fences of", lambda sides, metres, other, used, drops: (sides * metres * 100 - used) * drops),
-    ("to the market", lambda dozens, last, gift, price, fee: (12 * dozens - gift) * price - fee),
+    ("In a well", lambda deep, rate, other, hours: (rate + other) * 60 * hours),
+    ("centimetres of rope", lambda ropes, metres, other: ropes * 100 * metres),
+    ("last year it cost", lambda dozens, price, old: 12 * dozens * price),
+    ("sacks of flour", lambda sacks, weight, more, other: 1000 * (sacks + more) * weight),
+    ("pages a day for", lambda pages, weeks, other: pages * 7 * weeks),
+    ("a minute and works", lambda age, people, rate, hours, again, days: people * rate * 60 * hours * days),
+    ("fences of", lambda fences, metres, other, back, drops: (fences - back) * metres * 100 * drops),
+    ("to the market", lambda years, dozens, kept, price, weeks: (dozens - kept) * 12 * price * weeks),
     ("loses", lambda own, k, lost, bought, *_: own * k - lost + bought),
     ("copies a book", lambda first, last, words, skipped: (last - first + 1) * words - skipped),
     ("biweekly", lambda own, each, weeks: own + 2 * weeks * each),
@@ -111,10 +111,12 @@ def test_every_kind_of_error_that_can_strike_has_a_wrong_answer(name):
         assert set(facts["profile"]) == set(FAMILIES[name].profile)
 
 
-def test_a_units_error_is_off_by_the_conversion_alone():
-    item = next(i for i in all_items("toy_units") if "dozen" in i.question)
-    dozens, single, price, _ = map(int, re.findall(r"\d+", item.question))
-    assert int(item.metadata["wrong"]["units"][0]) == (dozens + single) * price
+@pytest.mark.parametrize("name", ["toy_units", "toy_small_units"])
+def test_a_units_error_is_off_by_the_conversion_alone_and_shows_as_a_factor(name):
+    for item in all_items(name):
+        wrong = item.metadata["wrong"]["units"][0]
+        assert item.target / int(wrong) in (7, 12, 60, 100, 1000)
+        assert grade_number(item, wrong).symptom == "factor"
 
 
 def test_huge_numbers_are_huge_and_small_ones_small():
@@ -145,7 +147,11 @@ def test_equal_seeds_give_equal_items_and_others_do_not():
 
 
 def test_ids_differ_by_split_seed_and_instance():
-    ids = {i.id for name, seed in (("toy_small", 0), ("toy_small", 1), ("toy_small@1", 0)) for i in all_items(name, split_seed=seed)}
+    ids = {
+        i.id
+        for name, seed in (("toy_small", 0), ("toy_small", 1), ("toy_small@1", 0))
+        for i in all_items(name, split_seed=seed)
+    }
     assert len(ids) == 3 * (30 + 40 + 40)
 
 

@@ -127,7 +127,7 @@ def _tests(recipe: Recipe) -> list[str]:
     return [
         "    code = agent.extract_code_block(replies[0])",
         f"    for _ in range({recipe.tests}):",
-        "        test = agent.test_on_public_test(task, code, entry_point, 1)",
+        "        test = agent.test_on_public_test(task, code, entry_point, 0)",
         '        if test["result"]:',
         "            break",
         '        fix = ask + "\\nThe tests said:\\n" + test["feedback"] + "\\nFix the function."',

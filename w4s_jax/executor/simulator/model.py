@@ -86,7 +86,6 @@ MULTIPLIERS: Mapping[Feature, Mapping[ErrorKind, float]] = types.MappingProxyTyp
         Feature.KEYS: {_K.FORM: 0.35},
         # what the executor is shown beside the question
         Feature.CRITIQUE: {
-            _K.READING: 0.8,
             _K.PLANNING: 0.5,
             _K.UNITS: 0.8,
             _K.EDGE: 0.8,

@@ -71,38 +71,39 @@ def grade_number(item: Item, answer: Any) -> Grade:
 async def _grade_code(item: Item, answer: Any, sandbox: Sandbox) -> Grade:
     if not isinstance(answer, str):
         return Grade(0.0, SYNTAX)
-    try:
-        compile(answer, "<answer>", "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return Grade(0.0, SYNTAX)
     run = await sandbox.run_program(hidden_test_program(answer, item.target), TEST_LIMITS)
-    if run.status is RunStatus.OK and run.value == "passed":
+    if run.status is not RunStatus.OK:
+        return Grade(0.0, ALL_TESTS)
+    if run.value == "passed":
         return Grade(1.0)
-    edge_only = run.status is RunStatus.OK and run.value == EDGE_TEST
-    return Grade(0.0, EDGE_TEST if edge_only else ALL_TESTS)
+    return Grade(0.0, run.value if run.value in (SYNTAX, EDGE_TEST) else ALL_TESTS)
 
 
 def hidden_test_program(code: str, tests: dict[str, list[str]]) -> str:
-    """A program whose `solution()` says which hidden tests the code fails.
+    """A program whose `solution()` says which hidden tests the code fails; the code is compiled by it, as data.
 
     Args:
         code: the answer.
         tests: assertions under `plain` and `edge`.
     """
-    return f"""{code}
-
-
-def _w4s_fails(tests):
+    return f"""
+def _fails(scope, tests):
     for test in tests:
         try:
-            exec(test, globals())
+            exec(test, scope)
         except Exception:
             return True
     return False
 
 
 def solution():
-    if _w4s_fails({tests["plain"]!r}):
+    scope = {{}}
+    try:
+        program = compile({code!r}, "<answer>", "exec")
+    except (SyntaxError, ValueError):
+        return {SYNTAX!r}
+    exec(program, scope)
+    if _fails(scope, {tests["plain"]!r}):
         return {ALL_TESTS!r}
-    return {EDGE_TEST!r} if _w4s_fails({tests["edge"]!r}) else "passed"
+    return {EDGE_TEST!r} if _fails(scope, {tests["edge"]!r}) else "passed"
 """

@@ -1,4 +1,4 @@
-"""Problems that mix units: a forgotten conversion is an answer off by a factor.
+"""Problems that mix units: a forgotten conversion is an answer off by just that factor.
 
 seeded generator → **Draft** → Item of toy_units, toy_small_units
 """
@@ -12,18 +12,18 @@ from w4s_jax.tasks.toy.wording import NAMES, THINGS, Scale, distinct, few, many
 
 
 def pump(rng: random.Random, scale: Scale) -> Draft:
-    """Litres a minute over hours and minutes."""
-    rate, hours, minutes, deep = many(rng, scale), few(rng, scale), rng.randint(5, 55), few(rng, scale)
+    """Litres a minute over hours."""
+    rate, other, hours, deep = many(rng, scale), many(rng, scale), few(rng, scale), few(rng, scale)
     return Draft(
         question=(
-            f"A pump in a well {deep} metres deep moves {rate} litres a minute. It runs for {hours} hours and "
-            f"{minutes} minutes. How many litres does it move?"
+            f"In a well {deep} metres deep one pump moves {rate} litres a minute and another one {other} litres a "
+            f"minute. Both run for {hours} hours. How many litres do they move together?"
         ),
-        givens={"rate": rate, "hours": hours, "minutes": minutes, "minutes_per_hour": 60},
+        givens={"rate": rate, "other": other, "hours": hours, "minutes_per_hour": 60},
         steps=(
-            ("from_hours", "hours * minutes_per_hour"),
-            ("running", "from_hours + minutes"),
-            ("litres", "rate * running"),
+            ("minutes", "hours * minutes_per_hour"),
+            ("together", "rate + other"),
+            ("litres", "together * minutes"),
         ),
         misread=("hours", deep),
         factors=("minutes_per_hour",),
@@ -32,20 +32,16 @@ def pump(rng: random.Random, scale: Scale) -> Draft:
 
 
 def rope(rng: random.Random, scale: Scale) -> Draft:
-    """Ropes in metres and centimetres."""
+    """Ropes in metres, asked in centimetres."""
     name, friend = distinct(rng, NAMES, 2)
-    ropes, metres, rest, other = few(rng, scale), few(rng, scale), rng.randint(5, 95), few(rng, scale)
+    ropes, metres, other = few(rng, scale), many(rng, scale), few(rng, scale)
     return Draft(
         question=(
-            f"{name} buys {ropes} ropes, each {metres} metres and {rest} centimetres long; {friend} buys {other} "
-            f"such ropes. How many centimetres of rope does {name} have?"
+            f"{name} buys {ropes} ropes, each {metres} metres long; {friend} buys {other} such ropes. "
+            f"How many centimetres of rope does {name} have?"
         ),
-        givens={"ropes": ropes, "metres": metres, "rest": rest, "centimetres_per_metre": 100},
-        steps=(
-            ("from_metres", "metres * centimetres_per_metre"),
-            ("each", "from_metres + rest"),
-            ("centimetres", "ropes * each"),
-        ),
+        givens={"ropes": ropes, "metres": metres, "centimetres_per_metre": 100},
+        steps=(("each", "metres * centimetres_per_metre"), ("centimetres", "ropes * each")),
         misread=("ropes", other),
         factors=("centimetres_per_metre",),
         noun="centimetres",
@@ -53,20 +49,16 @@ def rope(rng: random.Random, scale: Scale) -> Draft:
 
 
 def crates(rng: random.Random, scale: Scale) -> Draft:
-    """Dozens and single pieces at a price."""
+    """Dozens at a price for one."""
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
-    dozens, single, price, old = few(rng, scale), rng.randint(3, 11), few(rng, scale), few(rng, scale)
+    dozens, price, old = many(rng, scale), few(rng, scale), few(rng, scale)
     return Draft(
         question=(
-            f"{name} buys {dozens} dozen {thing} and {single} single {thing}. One of the {thing} costs {price} cents; "
-            f"last year it cost {old} cents. How many cents does {name} pay?"
+            f"{name} buys {dozens} dozen {thing}. One of the {thing} costs {price} cents; last year it cost {old} "
+            f"cents. How many cents does {name} pay?"
         ),
-        givens={"dozens": dozens, "single": single, "price": price, "pieces_per_dozen": 12},
-        steps=(
-            ("in_dozens", "dozens * pieces_per_dozen"),
-            ("pieces", "in_dozens + single"),
-            ("cents", "pieces * price"),
-        ),
+        givens={"dozens": dozens, "price": price, "pieces_per_dozen": 12},
+        steps=(("pieces", "dozens * pieces_per_dozen"), ("cents", "pieces * price")),
         misread=("price", old),
         factors=("pieces_per_dozen",),
         noun="cents",
@@ -74,20 +66,19 @@ def crates(rng: random.Random, scale: Scale) -> Draft:
 
 
 def flour(rng: random.Random, scale: Scale) -> Draft:
-    """Kilograms in store, grams used."""
+    """Sacks in kilograms, asked in grams."""
     name, friend = distinct(rng, NAMES, 2)
-    sacks, weight, other = few(rng, scale), few(rng, scale), few(rng, scale)
-    used = rng.randint(20, 950)
+    sacks, more, weight, other = few(rng, scale), few(rng, scale), few(rng, scale), few(rng, scale)
     return Draft(
         question=(
-            f"{name} has {sacks} sacks of flour of {weight} kilograms each, and {friend} has {other} such sacks. "
-            f"{name} bakes with {used} grams. How many grams of flour does {name} have left?"
+            f"{name} has {sacks} sacks of flour of {weight} kilograms each and buys {more} more of them, and {friend} "
+            f"has {other} such sacks. How many grams of flour does {name} have?"
         ),
-        givens={"sacks": sacks, "weight": weight, "used": used, "grams_per_kilogram": 1000},
+        givens={"sacks": sacks, "more": more, "weight": weight, "grams_per_kilogram": 1000},
         steps=(
-            ("kilograms", "sacks * weight"),
-            ("grams", "kilograms * grams_per_kilogram"),
-            ("left", "grams - used"),
+            ("in_sack", "weight * grams_per_kilogram"),
+            ("all_sacks", "sacks + more"),
+            ("grams", "all_sacks * in_sack"),
         ),
         misread=("sacks", other),
         factors=("grams_per_kilogram",),
@@ -96,16 +87,16 @@ def flour(rng: random.Random, scale: Scale) -> Draft:
 
 
 def novel(rng: random.Random, scale: Scale) -> Draft:
-    """Pages a day over weeks and days."""
+    """Pages a day over weeks."""
     name, friend = distinct(rng, NAMES, 2)
-    pages, weeks, days, other = many(rng, scale), few(rng, scale), rng.randint(1, 6), many(rng, scale)
+    pages, weeks, other = many(rng, scale), few(rng, scale), many(rng, scale)
     return Draft(
         question=(
-            f"{name} reads {pages} pages a day for {weeks} weeks and {days} days. {friend} reads {other} pages a day. "
+            f"{name} reads {pages} pages a day for {weeks} weeks. {friend} reads {other} pages a day. "
             f"How many pages does {name} read?"
         ),
-        givens={"pages": pages, "weeks": weeks, "days": days, "days_per_week": 7},
-        steps=(("from_weeks", "weeks * days_per_week"), ("reading", "from_weeks + days"), ("read", "reading * pages")),
+        givens={"pages": pages, "weeks": weeks, "days_per_week": 7},
+        steps=(("days", "weeks * days_per_week"), ("read", "days * pages")),
         misread=("pages", other),
         factors=("days_per_week",),
         noun="pages",
@@ -118,26 +109,26 @@ MEASURES = (pump, rope, crates, flour, novel)
 def shift(rng: random.Random, scale: Scale) -> Draft:
     """A word problem of several steps with hours and minutes."""
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
-    people, hours, rate, broken, age = (
+    people, hours, rate, days, age = (
         few(rng, scale),
         few(rng, scale),
         few(rng, scale),
-        rng.randint(3, 90),
         few(rng, scale),
+        few(rng, scale) + 20,
     )
     return Draft(
         question=(
-            f"{name}, who is {age + 20} years old, leads {people} people. Each of the {people} makes {rate} {thing} a "
-            f"minute and works for {hours} hours. In all {broken} {thing} break. How many whole {thing} are there?"
+            f"{name}, who is {age} years old, leads {people} people. Each of them makes {rate} {thing} a minute and "
+            f"works for {hours} hours a day. How many {thing} do the {people} people make in {days} days?"
         ),
-        givens={"people": people, "hours": hours, "rate": rate, "broken": broken, "minutes_per_hour": 60},
+        givens={"people": people, "hours": hours, "rate": rate, "days": days, "minutes_per_hour": 60},
         steps=(
             ("minutes", "hours * minutes_per_hour"),
             ("each", "rate * minutes"),
-            ("made", "people * each"),
-            ("whole", "made - broken"),
+            ("in_a_day", "people * each"),
+            ("made", "in_a_day * days"),
         ),
-        misread=("people", age + 20),
+        misread=("people", age),
         factors=("minutes_per_hour",),
         noun=thing,
     )
@@ -146,27 +137,27 @@ def shift(rng: random.Random, scale: Scale) -> Draft:
 def fence(rng: random.Random, scale: Scale) -> Draft:
     """A word problem of several steps with metres and centimetres."""
     name, friend = distinct(rng, NAMES, 2)
-    sides, metres, used, price, other = (
+    fences, metres, broken, drops, other = (
+        few(rng, scale) + 4,
         few(rng, scale),
-        few(rng, scale),
-        rng.randint(20, 190),
+        rng.randint(1, 3),
         few(rng, scale),
         few(rng, scale),
     )
     return Draft(
         question=(
-            f"{name} orders {sides} fences of {metres} metres each and {friend} orders {other} fences. {name} cuts off "
-            f"{used} centimetres in all and paints the rest; a centimetre takes {price} drops of paint. "
+            f"{name} orders {fences} fences of {metres} metres each and {friend} orders {other + 4} fences. "
+            f"{name} sends {broken} fences back and paints the others; a centimetre takes {drops} drops of paint. "
             f"How many drops does {name} need?"
         ),
-        givens={"sides": sides, "metres": metres, "used": used, "price": price, "centimetres_per_metre": 100},
+        givens={"fences": fences, "broken": broken, "metres": metres, "drops": drops, "centimetres_per_metre": 100},
         steps=(
-            ("ordered", "sides * metres"),
-            ("length", "ordered * centimetres_per_metre"),
-            ("painted", "length - used"),
-            ("drops", "painted * price"),
+            ("kept", "fences - broken"),
+            ("length", "kept * metres"),
+            ("centimetres", "length * centimetres_per_metre"),
+            ("needed", "centimetres * drops"),
         ),
-        misread=("sides", other),
+        misread=("fences", other + 4),
         factors=("centimetres_per_metre",),
         noun="drops",
     )
@@ -175,27 +166,27 @@ def fence(rng: random.Random, scale: Scale) -> Draft:
 def market(rng: random.Random, scale: Scale) -> Draft:
     """A word problem of several steps with dozens."""
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
-    dozens, price, fee, gift, last = (
+    dozens, kept, price, weeks, year = (
+        few(rng, scale) + 4,
+        rng.randint(1, 3),
         few(rng, scale),
         few(rng, scale),
-        many(rng, scale),
-        rng.randint(2, 9),
-        few(rng, scale),
+        few(rng, scale) + 20,
     )
     return Draft(
         question=(
-            f"{name} brings {dozens + 2} dozen {thing} to the market, {last + 2} dozen less than last week. "
-            f"{name} gives {gift} {thing} away, sells all others for {price} cents each and pays a fee of {fee} cents. "
-            "How many cents are left?"
+            f"For {year} years {name} has gone to the market, every week with {dozens} dozen {thing}, of which "
+            f"{kept} dozen are for the family. {name} sells the others for {price} cents each. "
+            f"How many cents does {name} take in {weeks} weeks?"
         ),
-        givens={"dozens": dozens + 2, "gift": gift, "price": price, "fee": fee, "pieces_per_dozen": 12},
+        givens={"dozens": dozens, "kept": kept, "price": price, "weeks": weeks, "pieces_per_dozen": 12},
         steps=(
-            ("pieces", "dozens * pieces_per_dozen"),
-            ("sold", "pieces - gift"),
-            ("taken", "sold * price"),
-            ("left", "taken - fee"),
+            ("for_sale", "dozens - kept"),
+            ("pieces", "for_sale * pieces_per_dozen"),
+            ("in_a_week", "pieces * price"),
+            ("taken", "in_a_week * weeks"),
         ),
-        misread=("dozens", last + 2),
+        misread=("weeks", year),
         factors=("pieces_per_dozen",),
         noun="cents",
     )

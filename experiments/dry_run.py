@@ -1,0 +1,73 @@
+"""`--dry_run`: the worst case of a run, before anything is spent.
+
+flags, split sizes, price → **calls, tokens, USD** → printed
+
+Every workflow is assumed to make all the calls one question may make, every reply to
+be as long as it may be, every repair to be needed. Prompts are what workflows make
+of them; their length is stated as an assumption.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from absl import flags
+
+from experiments.flags import read_budget_usd
+from experiments.world import load_tasks, make_prices
+from w4s_jax.types import Split, Usage
+
+FLAGS = flags.FLAGS
+
+PROMPT_TOKENS = 2000
+"""Assumed of each call."""
+
+
+def worst_case() -> dict[str, Any]:
+    """Item runs, calls, tokens and USD of the whole run at most.
+
+    Raises:
+        InputError: an unknown task or price.
+    """
+    tasks, _, evaluated = load_tasks()
+    validation = {name: len(task.items(Split.VALIDATION)) for name, task in tasks.items()}
+    seeds = sum(validation[name] * len(task.seed_workflows()) for name, task in tasks.items())
+    searches = (2 if FLAGS.evaluate_before else 1) * (FLAGS.eval_num_turns or FLAGS.num_turns)
+    developed = FLAGS.num_candidates * (max(validation.values()) + FLAGS.max_repairs)
+    rounds = 0 if FLAGS.trajectories else FLAGS.num_rounds * FLAGS.trajectories_per_round * FLAGS.num_turns
+    finalists = (3 if FLAGS.evaluate_before else 2) * (1 + len(FLAGS.eval_after_turns))
+    runs = {
+        "seed workflows": seeds,
+        "searches before and after": searches * len(evaluated) * developed,
+        "training rounds": rounds * developed,
+        "closing test evaluation": finalists * sum(tasks[name].split_sizes()[Split.TEST] for name in evaluated),
+    }
+    calls = sum(runs.values()) * FLAGS.max_calls_per_item
+    usage = Usage(prompt_tokens=calls * PROMPT_TOKENS, completion_tokens=calls * FLAGS.executor_max_tokens)
+    price = make_prices().of(FLAGS.executor_model, simulated=FLAGS.executor == "simulated")
+    return {
+        "item_runs": runs,
+        "calls": calls,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "usd": price.usd(usage),
+        "budget_usd": read_budget_usd(FLAGS.budget_usd),
+    }
+
+
+def spelled(case: dict[str, Any]) -> str:
+    """The worst case as people read it."""
+    lines = ["Worst case of this run, if every workflow makes every call it may (nothing was sent):"]
+    lines += [f"  {name:<28} {count:>12,} item runs" for name, count in case["item_runs"].items()]
+    lines += [
+        f"  {'calls':<28} {case['calls']:>12,}  ({FLAGS.max_calls_per_item} an item run, --max_calls_per_item)",
+        f"  {'prompt tokens':<28} {case['prompt_tokens']:>12,}  ({PROMPT_TOKENS} a call is an assumption)",
+        f"  {'completion tokens':<28} {case['completion_tokens']:>12,}  "
+        f"({FLAGS.executor_max_tokens} a call, --executor_max_tokens)",
+        f"  {'USD':<28} {case['usd']:>12,.2f}"
+        + ("  (simulated)" if FLAGS.executor == "simulated" else "  by list price"),
+    ]
+    cap = case["budget_usd"]
+    if cap is not None:
+        lines.append(f"Never more than --budget_usd={cap:g} is spent: a call that could pass it is not sent.")
+    return "\n".join(lines)
