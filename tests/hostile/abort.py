@@ -1,0 +1,9 @@
+# Aborts, which would leave a core file.
+# Expect: limit
+# After: no core file
+
+import os
+
+
+def solver(agent, task):
+    os.abort()

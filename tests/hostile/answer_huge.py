@@ -1,0 +1,6 @@
+# Answers with more text than the limit.
+# Expect: malformed
+# After: no process
+
+def solver(agent, task):
+    return {"answer": "x" * 10_000_000}

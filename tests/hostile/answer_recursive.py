@@ -1,0 +1,8 @@
+# Answers with a list that holds itself.
+# Expect: malformed
+# After: no process
+
+def solver(agent, task):
+    answer = []
+    answer.append(answer)
+    return {"answer": answer}

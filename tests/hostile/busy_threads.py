@@ -1,0 +1,16 @@
+# Computes for ever in eight threads.
+# Expect: limit
+# After: no process
+
+import threading
+
+
+def spin():
+    while True:
+        pass
+
+
+def solver(agent, task):
+    for _ in range(8):
+        threading.Thread(target=spin).start()
+    spin()

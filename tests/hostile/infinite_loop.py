@@ -1,0 +1,7 @@
+# Computes for ever.
+# Expect: limit
+# After: no process
+
+def solver(agent, task):
+    while True:
+        pass

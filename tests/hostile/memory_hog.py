@@ -1,0 +1,8 @@
+# Takes all the memory it can.
+# Expect: limit
+# After: no process
+
+def solver(agent, task):
+    held = []
+    while True:
+        held.append(bytearray(16 << 20))

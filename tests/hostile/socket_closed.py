@@ -1,0 +1,11 @@
+# Closes its socket and computes on.
+# Expect: limit
+# After: no process
+
+import os
+
+
+def solver(agent, task):
+    os.close(agent._channel._fd)
+    while True:
+        pass

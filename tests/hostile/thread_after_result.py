@@ -1,0 +1,11 @@
+# Leaves a thread running after its result.
+# Expect: ok done
+# After: no process
+
+import threading
+import time
+
+
+def solver(agent, task):
+    threading.Thread(target=time.sleep, args=(1000,)).start()
+    return {"answer": "done"}

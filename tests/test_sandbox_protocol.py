@@ -1,0 +1,129 @@
+"""What the pool accepts of a child, and its fair count of slots."""
+
+import asyncio
+import json
+import struct
+
+import pytest
+
+from w4s_jax.sandbox import protocol
+from w4s_jax.sandbox.protocol import BreachError, Frames
+from w4s_jax.sandbox.slots import Slots
+from w4s_jax.types import CallRefusedError, Limits, RunStatus
+
+CALL = {
+    "messages": [{"role": "user", "content": "x"}],
+    "temperature": 0.5,
+    "n": 1,
+    "json_mode": False,
+    "max_tokens": None,
+}
+
+
+def framed(body):
+    return struct.pack("!I", len(body)) + body
+
+
+def test_frames_come_out_whole_however_the_bytes_arrive():
+    stream = framed(b'{"a": 1}') + framed(b'{"b": "\\u00e9"}')
+    frames, found = Frames(100), []
+    for byte in stream:
+        frames.feed(bytes([byte]))
+        while (message := frames.take()) is not None:
+            found.append(message)
+    assert found == [{"a": 1}, {"b": "é"}]
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"[]", b"NaN", b'{"a": NaN}', b"\xff", b"[" * 90, b'{"a": ' + b"9" * 5000 + b"}"]
+)
+def test_a_frame_that_is_no_json_object_is_a_breach(body):
+    frames = Frames(10_000)
+    frames.feed(framed(body))
+    with pytest.raises(BreachError):
+        frames.take()
+
+
+def test_a_frame_is_refused_by_its_announced_length_before_it_arrives():
+    frames = Frames(10)
+    frames.feed(struct.pack("!I", 11))
+    with pytest.raises(BreachError, match="11 bytes exceeds 10"):
+        frames.take()
+
+
+def test_a_good_call_is_taken_over_field_by_field():
+    call = protocol.parse_llm({**CALL, "n": 3, "json_mode": True, "max_tokens": 7, "temperature": 2})
+    assert (call.n, call.json_mode, call.max_tokens, call.temperature) == (3, True, 7, 2.0)
+    assert [(m.role, m.content) for m in call.messages] == [("user", "x")]
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"n": 1000}, "num_of_response='1000' is refused; allowed: an integer in [1, 128]"),
+        ({"temperature": 3}, "allowed: a number in [0, 2]"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "system or user or assistant"),
+        ({"messages": [{"role": "user", "content": ""}]}, "not empty"),
+        ({"messages": [{"role": "user", "content": "x", "tool_calls": []}]}, "role and content"),
+    ],
+)
+def test_a_refused_call_says_what_is_allowed(change, part):
+    with pytest.raises(CallRefusedError) as refused:
+        protocol.parse_llm({**CALL, **change})
+    assert part in str(refused.value)
+
+
+@pytest.mark.parametrize("answer", ["x", 7, -0.25, True, None, ""])
+def test_plain_answers_pass(answer):
+    run = protocol.parse_workflow_result({"status": "ok", "answer": answer}, Limits(), 1.0)
+    assert (run.status, run.answer, run.seconds) == (RunStatus.OK, answer, 1.0)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{}, {"status": "ok"}, {"status": "great", "answer": 1}, {"status": ["ok"]}, {"status": "ok", "answer": [1]},
+     {"status": "ok", "answer": {"a": 1}}, {"status": "ok", "answer": "x" * 200}],
+)  # fmt: skip
+def test_other_results_are_breaches(message):
+    with pytest.raises(BreachError):
+        protocol.parse_workflow_result(message, Limits(output_bytes=100), 0.0)
+
+
+def test_error_texts_are_bounded_and_of_one_line():
+    message = json.loads(json.dumps({"status": "exception", "error": "a\nb\ud800" * 9999, "traceback": 7}))
+    run = protocol.parse_workflow_result(message, Limits(), 0.0)
+    assert len(run.error) == 1000
+    assert "\n" not in run.error
+    run.error.encode("utf-8")
+    assert run.traceback == ""
+
+
+def test_a_program_cannot_run_longer_than_its_workflow_may():
+    assert protocol.parse_code_request({"code": "1", "timeout": 10**9}, Limits(wall_seconds=5)).timeout == 5
+
+
+async def test_slots_are_given_in_the_order_of_asking_and_all_at_once_is_not_overtaken():
+    slots, order = Slots(2), []
+
+    async def work(name, count):
+        async with slots.take(count):
+            order.append(name)
+            await asyncio.sleep(0)
+
+    await slots.acquire(1)
+    tasks = [asyncio.create_task(work(n, c)) for n, c in (("all", 2), ("one", 1), ("two", 1))]
+    await asyncio.sleep(0)
+    assert order == []
+    slots.release(1)
+    await asyncio.gather(*tasks)
+    assert order == ["all", "one", "two"]
+
+
+async def test_a_waiter_that_is_cancelled_lets_the_next_one_through():
+    slots = Slots(2)
+    await slots.acquire(1)
+    everything = asyncio.create_task(slots.acquire(2))
+    one = asyncio.create_task(slots.acquire(1))
+    await asyncio.sleep(0)
+    everything.cancel()
+    await asyncio.wait_for(one, 1)
