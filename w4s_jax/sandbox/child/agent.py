@@ -66,7 +66,6 @@ class Agent:
         response_format: str | Mapping[str, str] | None = None,
         model: str | None = None,
         max_completion_tokens: int | None = None,
-        **_: object,
     ) -> list[str]:
         """Asks the executor; returns `num_of_response` texts. `model` is accepted and ignored: there is one executor.
 
@@ -97,7 +96,6 @@ class Agent:
         instructions: str = "",
         model: str | None = None,
         max_completion_tokens: int | None = None,
-        **_: object,
     ) -> list[dict[str, Any]]:
         """Asks for JSON objects with `return_dict_keys`; a key that a reply lacks holds a note that says so.
 
