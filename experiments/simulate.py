@@ -13,46 +13,33 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 
 from absl import flags
 
 from experiments import app
+from experiments import flags as shared
+from experiments.world import load_tasks
 from w4s_jax.executor.prices import SIMULATED_PRICE
 from w4s_jax.executor.simulator import SimulatedBackend
-from w4s_jax.executor.simulator.door import MODEL_NAME
 from w4s_jax.executor.simulator.server import FaultKind, ServerOptions, serve
-from w4s_jax.tasks.base import SealedTask, SplitSizes
-from w4s_jax.tasks.registry import expand_tasks, make_task
 from w4s_jax.types import InputError
 
 FLAGS = flags.FLAGS
 
+_AS_GIVEN = ("task", "eval_task", "data_dir", "split_seed", "validation_size", "test_size")
+"""Flags that decide the questions: the client's run has to have the same."""
 
-def define_flags() -> None:
-    """The flags that decide the items are those of every command; the others are the server's own."""
-    options = ServerOptions()
-    flags.DEFINE_list("task", ["toy", "toy_held_out"], "Tasks whose questions it knows, as --task and --eval_task.")
-    flags.DEFINE_string("data_dir", "", "Folder with NAME/SPLIT.jsonl files; empty: the Hugging Face hub.")
-    flags.DEFINE_integer("split_seed", 0, "Seed of the splits, as in the client's run.")
-    flags.DEFINE_integer("validation_size", 0, "As in the client's run.", lower_bound=0)
-    flags.DEFINE_integer("test_size", 0, "As in the client's run.", lower_bound=0)
-    flags.DEFINE_integer("port", 0, "Port on 127.0.0.1 (0: a free one).", lower_bound=0, upper_bound=65_535)
-    flags.DEFINE_float("latency_scale", options.latency_scale, "Seconds slept a simulated second.", lower_bound=0.0)
-    flags.DEFINE_list("faults", [], f"KIND=PROBABILITY,… of an attempt; kinds: {', '.join(FaultKind)}.")
-    flags.DEFINE_integer("fault_seed", options.fault_seed, "Seed of the faults.")
-    flags.DEFINE_float("retry_after", options.retry_after, "Seconds that a 429 asks to wait.", lower_bound=0.0)
-    flags.DEFINE_list("unsupported", [], "Parameters refused with a 400, e.g. temperature,n.")
-
-
-def load_tasks() -> list[SealedTask]:
-    """The tasks of `--task`, with the sizes and splits that the client's run will ask for."""
-    sizes = SplitSizes(validation=FLAGS.validation_size or None, test=FLAGS.test_size or None)
-    return [
-        make_task(name, data_dir=FLAGS.data_dir or None, split_seed=FLAGS.split_seed, sizes=sizes)
-        for name in expand_tasks(",".join(FLAGS.task))
-    ]
+_DEFAULTS = ServerOptions()
+shared.define_tasks()
+flags.DEFINE_integer("port", 0, "Port on 127.0.0.1 (0: a free one).", lower_bound=0, upper_bound=65_535)
+flags.DEFINE_float("latency_scale", _DEFAULTS.latency_scale, "Seconds slept a simulated second.", lower_bound=0.0)
+flags.DEFINE_list("faults", [], f"KIND=PROBABILITY,… of an attempt; kinds: {', '.join(FaultKind)}.")
+flags.DEFINE_integer("fault_seed", _DEFAULTS.fault_seed, "Seed of the faults.")
+flags.DEFINE_float("retry_after", _DEFAULTS.retry_after, "Seconds that a 429 asks to wait.", lower_bound=0.0)
+flags.DEFINE_list("unsupported", [], "Parameters refused with a 400, e.g. temperature,n.")
 
 
 def read_faults(entries: Sequence[str]) -> dict[FaultKind, float]:
@@ -73,22 +60,29 @@ def read_faults(entries: Sequence[str]) -> dict[FaultKind, float]:
     return faults
 
 
-def client_flags(url: str) -> str:
-    """The flags that make `experiments.rlao` use this server."""
-    price = {"input": SIMULATED_PRICE.input, "cached_input": SIMULATED_PRICE.cached_input}
-    prices = json.dumps({MODEL_NAME: price | {"output": SIMULATED_PRICE.output}})
-    return " \\\n    ".join(
-        (
-            f"--executor=openai --executor_base_url={url} --executor_model={MODEL_NAME}",
-            f"--executor_prices={shlex.quote(prices)} --budget_usd=1",
-            f"--task={','.join(FLAGS.task)} --split_seed={FLAGS.split_seed}"
-            f" --validation_size={FLAGS.validation_size} --test_size={FLAGS.test_size}",
-        )
-    )
+def client_flags(url: str, model: str) -> list[str]:
+    """The flags that make `experiments.rlao` use this server, a line each."""
+    prices = {
+        "input": SIMULATED_PRICE.input,
+        "cached_input": SIMULATED_PRICE.cached_input,
+        "output": SIMULATED_PRICE.output,
+    }
+    return [
+        f"--executor=openai --executor_base_url={url} --executor_model={model}",
+        f"--executor_prices={shlex.quote(json.dumps({model: prices}))} --budget_usd=1",
+        " ".join(shlex.quote(FLAGS[name].serialize()) for name in _AS_GIVEN if FLAGS[name].present),
+    ]
 
 
-async def simulate() -> None:
-    """Serves until it is stopped."""
+async def simulate() -> int:
+    """Serves until a signal comes, and returns the exit code.
+
+    Raises:
+        InputError: an unknown task, or a port or faults that cannot be.
+    """
+    stopped: asyncio.Queue[int] = asyncio.Queue()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.put_nowait, 128 + number)
     options = ServerOptions(
         latency_scale=FLAGS.latency_scale,
         faults=read_faults(FLAGS.faults),
@@ -96,28 +90,29 @@ async def simulate() -> None:
         retry_after=FLAGS.retry_after,
         unsupported=frozenset(FLAGS.unsupported),
     )
-    backend = SimulatedBackend(tasks=load_tasks())
+    tasks, *_ = load_tasks()
+    backend = SimulatedBackend(tasks=tasks.values())
     try:
         async with serve(backend, FLAGS.port, options) as url:
-            print(f"simulated executor for {len(backend)} questions at {url}\n", flush=True)
-            print(f"python -m experiments.rlao \\\n    {client_flags(url)}\n")
+            command = ["python -m experiments.rlao", *filter(None, client_flags(url, backend.model))]
+            print(f"simulated executor at {url}: knows {len(backend)} questions of {', '.join(tasks)}\n")
+            print(" \\\n    ".join(command) + "\n")
             print(
-                "A client takes it for a paid service: it wants a cap (--budget_usd) and prices. These are the made-up\n"
-                'ones of the simulator; {"input": 0, "output": 0} makes it free. Nothing here costs real money.\n'
+                "The client takes it for a paid service, so it wants a cap (--budget_usd) and prices. These are the\n"
+                'simulator\'s made-up ones; {"input": 0, "output": 0} makes it free. No real money is spent.\n'
                 "Ctrl-C stops it.",
                 flush=True,
             )
-            await asyncio.Event().wait()
+            return await stopped.get()
     except OSError as error:
-        raise InputError(f"--port={FLAGS.port}: {error.strerror}; give a free port, or 0 for any") from None
+        raise InputError(f"--port={FLAGS.port} cannot be had ({error.strerror}); give another, or 0 for any") from None
 
 
 def main(argv: Sequence[str]) -> None:
-    """Serves; Ctrl-C and SIGTERM end it."""
+    """Serves until Ctrl-C."""
     del argv
-    app.run_async(simulate())
+    sys.exit(asyncio.run(simulate()))
 
 
 if __name__ == "__main__":
-    define_flags()
     app.run(main)

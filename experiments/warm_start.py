@@ -104,6 +104,18 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+def check_tokenizer(trained: Chat, folder: Path, texts: Sequence[str]) -> None:
+    """Refuses a folder whose tokenizer, as `transformers` loads it beside config.json, is not the one trained with.
+
+    Raises:
+        InputError: it splits a text differently.
+    """
+    loaded = Chat.load(folder)
+    for text in texts:
+        if loaded.encode_action(text) != trained.encode_action(text):
+            raise InputError(f"{folder} is loaded with another tokenizer than it was trained with, e.g. for {text!r}")
+
+
 def as_trajectory(messages: Sequence[Message], chat: Chat) -> Trajectory:
     """A dialogue as a trajectory of one candidate a turn, so that the trainer of RLAO trains it."""
     turns: list[Turn] = []
@@ -129,7 +141,10 @@ def as_trajectory(messages: Sequence[Message], chat: Chat) -> Trajectory:
 
 
 def model_config(vocab_size: int, num_layers: int, embed_dim: int) -> ModelConfig:
-    """A Qwen2 decoder with heads of 32, half as many for keys and values."""
+    """A Qwen3 decoder with heads of 32, half as many for keys and values.
+
+    Not Qwen2: for its `model_type`, transformers 5 puts a pre-tokenizer of its own in the place of the folder's.
+    """
     return ModelConfig(
         vocab_size=vocab_size,
         num_layers=num_layers,
@@ -140,7 +155,7 @@ def model_config(vocab_size: int, num_layers: int, embed_dim: int) -> ModelConfi
         mlp_dim=embed_dim * 11 // 4,
         rope_theta=10_000.0,
         tie_embeddings=True,
-        qkv_bias=True,
+        qk_norm=True,
         max_positions=MAX_POSITIONS,
     )
 
@@ -180,6 +195,7 @@ def main(argv: Sequence[str]) -> None:
         params = train(chat, config)
         generation = {"eos_token_id": chat.end_of_turn}
         save_checkpoint(output, config, params, tokenizer_dir=folder, generation=generation, overwrite=True)
+        check_tokenizer(chat, output, texts[:100])
     print(f"wrote {output}")
 
 

@@ -90,7 +90,8 @@ def test_the_full_opening_holds_every_part_the_paper_names():
 
 @pytest.mark.parametrize(("accuracy", "word"), [(0.5, "increased"), (0.25, "unchanged"), (0.1, "decreased")])
 def test_the_change_is_said_against_the_best_before(accuracy, word):
-    after = dataclasses.replace(STATE, current=dataclasses.replace(SEED, feedback=Feedback(accuracy=accuracy, n=20)))
+    moved = Evaluated(workflow=Workflow(name="turn1", code=SOLVER), feedback=Feedback(accuracy=accuracy, n=20))
+    after = dataclasses.replace(STATE, current=moved)
     (message,) = FullTemplate().after(after, STATE)
     assert f"accuracy {word}." in message.content
 
@@ -101,3 +102,11 @@ def test_a_long_case_is_cut_in_the_middle_and_says_so():
     (message,) = FullTemplate().opening(dataclasses.replace(STATE, current=seed, seeds=(seed,)))
     assert "[… 1803 characters left out …]" in message.content
     assert "END" in message.content
+
+
+def test_a_turn_whose_actions_were_all_skipped_says_so():
+    after = dataclasses.replace(STATE, turn=1)
+    (compact,) = CompactTemplate().after(after, STATE)
+    assert compact.content == "best 25\nbroken"
+    (full,) = FullTemplate().after(after, STATE)
+    assert "could not be mended; the current workflow stays" in full.content

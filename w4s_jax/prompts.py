@@ -94,6 +94,10 @@ def _user(text: str) -> tuple[Message, ...]:
     return (Message(role="user", content=text),)
 
 
+def _all_skipped(state: State, previous: State) -> bool:
+    return state.current == previous.current
+
+
 def _change(new: float, old: float) -> str:
     if new == old:
         return "unchanged"
@@ -116,8 +120,9 @@ class CompactTemplate:
         )
 
     def after(self, state: State, previous: State) -> tuple[Message, ...]:
-        """The accuracy of the action, with its failures."""
-        del previous
+        """The accuracy of the action, with its failures; or that no action ran."""
+        if _all_skipped(state, previous):
+            return _user(f"best {_percent(state.best_accuracy)}\nbroken")
         return _user(f"best {_percent(state.best_accuracy)}\n{self._result(state.current.feedback)}")
 
     def repair(self, error: str, traceback: str) -> tuple[Message, ...]:
@@ -215,6 +220,12 @@ class FullTemplate:
 
     def after(self, state: State, previous: State) -> tuple[Message, ...]:
         """Accuracy, its change against the best before, failures, cases, and the request to go on."""
+        if _all_skipped(state, previous):
+            return _user(
+                "This workflow, and every other one written beside it, failed on a first question and could not be "
+                f"mended; the current workflow stays.\n{self._best(state)}\n"
+                "Write another one. First your analysis, then exactly one Python block that defines solver."
+            )
         feedback = state.current.feedback
         change = _change(feedback.accuracy, previous.best_accuracy)
         return _user(

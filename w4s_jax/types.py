@@ -291,6 +291,7 @@ class Executor(Protocol):
 
         Raises:
             BudgetExceededError: a cap leaves no room; nothing was sent.
+            CallRefusedError: the request itself is at fault; its author is told.
             ExecutorError: the model stayed unreachable after all retries.
         """
 
@@ -427,7 +428,7 @@ class Evaluation:
     @property
     def usd_per_item(self) -> float:
         """Mean USD an evaluated item."""
-        return sum(o.usd for o in self.outcomes) / self.n if self.n else 0.0
+        return sum(o.usd for o in self.outcomes if o.status is not ItemStatus.NOT_EVALUATED) / self.n if self.n else 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

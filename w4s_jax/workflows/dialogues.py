@@ -103,7 +103,7 @@ def _answer(
 
 _SYMPTOMS = ("close", "factor", "from text", "far", "no number")
 _CODE_SYMPTOMS = ("edge test", "syntax", "all tests")
-_ERRORS = ("NameError", "IndexError", "ValueError", "AttributeError", "TypeError", "CodeError")
+_ERRORS = ("NameError", "IndexError", "AttributeError", "TypeError", "ExecutionError", "malformed")
 
 
 def _state(rng: random.Random, subject: Subject, recipe: Recipe, best: float) -> State:

@@ -1,0 +1,319 @@
+"""Decoding against the plain forward pass, and its promise that bits do not depend on the load."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from w4s_jax.policy import sharding
+from w4s_jax.policy.attention import causal_attention, decode_attention, tree_attention_reference
+from w4s_jax.policy.cached_attention import KVCache, cached_attention
+from w4s_jax.policy.config import ModelConfig
+from w4s_jax.policy.generate import Generator, GeneratorConfig, Request, _in_compute_dtype
+from w4s_jax.policy.transformer import Transformer, init_variables
+from w4s_jax.types import DrawKey, InputError, SamplingOptions, StopReason
+
+VOCAB, END = 61, 3
+MODEL = ModelConfig(
+    vocab_size=VOCAB, num_layers=2, embed_dim=24, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=40, qkv_bias=True
+)
+SHAPES = GeneratorConfig(
+    cache_length=40, max_new_tokens=16, slots=4, samples_per_slot=2, chunk=4, prompt_bucket=16, block=8
+)
+NOBODY = DrawKey(seed=0, round=0, trajectory=0, turn=0, candidate=0, attempt=0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Transformer(config=MODEL)
+
+
+@pytest.fixture(scope="module")
+def variables(model):
+    """Weights large enough that the next token depends strongly on what came before."""
+    return jax.tree.map(
+        lambda x: x * 4.0 if x.ndim > 1 else x, jax.jit(init_variables, static_argnums=0)(model, jax.random.key(1))
+    )
+
+
+@pytest.fixture(scope="module")
+def generator(model, variables):
+    return Generator(model, variables, SHAPES, stop_ids=(END,))
+
+
+def prompt_of(length, seed=0):
+    return tuple(np.random.default_rng((seed, length)).integers(4, VOCAB, length).tolist())
+
+
+def request(length, *, rows=2, seed=0, temperature=0.8, max_new_tokens=12):
+    keys = [NOBODY._replace(seed=seed, trajectory=length, candidate=row) for row in range(rows)]
+    return Request(
+        prompt_of(length, seed), keys, SamplingOptions(temperature=temperature, max_new_tokens=max_new_tokens)
+    )
+
+
+def forward(model, variables, ids):
+    """Logits [T, V] of the plain causal pass, padded to one length so that it compiles once."""
+    tokens = jnp.zeros((1, 40), jnp.int32).at[0, : len(ids)].set(jnp.asarray(ids))
+    return np.asarray(_forward(model, variables, tokens, jnp.int32(len(ids))))[: len(ids)]
+
+
+def _plain(model, variables, tokens, length):
+    def attend(q, k, v, cache):
+        return causal_attention(q, k, v, length[None]), ()
+
+    hidden, _ = model.apply(variables, tokens, jnp.arange(tokens.shape[1])[None], attend)
+    return model.apply(variables, hidden[0], method="unembed")
+
+
+_forward = jax.jit(_plain, static_argnums=0)
+
+
+def log_softmax(logits):
+    wide = logits.astype(np.float64)
+    wide = wide - wide.max(axis=-1, keepdims=True)
+    return wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
+
+
+def teacher_forced(model, variables, prompt, action):
+    """Log-probabilities of an action under the plain pass, softmax in float64."""
+    logprobs = log_softmax(forward(model, variables, (*prompt, *action)))
+    return [logprobs[len(prompt) + i - 1, token] for i, token in enumerate(action)]
+
+
+def test_attention_over_the_cache_is_the_dense_reference_whatever_the_neighbours_need():
+    rng = np.random.default_rng(0)
+    slots, samples, heads, kv_heads, dim, block = 3, 2, 4, 2, 8, 4
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    prompt = [draw(2, slots, 12, kv_heads, dim) for _ in range(2)]
+    suffix = [draw(2, slots, samples, 8, kv_heads, dim) for _ in range(2)]
+    q, k, v = draw(slots, samples, heads, dim), *(draw(slots, samples, kv_heads, dim) for _ in range(2))
+    attend = jax.jit(functools.partial(cached_attention, block=block))
+    lengths, steps = np.asarray([0, 12, 5], np.int32), np.asarray([7, 0, 4], np.int32)
+    out = attend(q, k, v, KVCache(*prompt, *suffix), np.int32(1), lengths, steps)
+    own = [x[1].copy() for x in suffix]
+    for x, newest in zip(own, (k, v), strict=True):
+        x[np.arange(slots), :, steps] = newest
+    ones = np.ones((1, samples), np.int32)
+    expected = decode_attention(q, prompt[0][1], prompt[1][1], lengths, *own, (steps + 1)[:, None] * ones)
+    np.testing.assert_allclose(out, expected, atol=2e-6)
+    lengths, steps = np.asarray([0, 1, 5], np.int32), np.asarray([7, 0, 4], np.int32)  # slot 1 now needs one block
+    fewer = attend(q, k, v, KVCache(*prompt, *suffix), np.int32(1), lengths, steps)
+    np.testing.assert_array_equal(np.asarray(fewer)[[0, 2]], np.asarray(out)[[0, 2]])
+
+
+def test_sampled_logprobs_are_those_of_the_plain_forward_pass(generator, model, variables):
+    requests = [request(length) for length in (1, 2, 8, 9, 17, 28)]
+    for asked, actions in zip(requests, generator.generate(requests), strict=True):
+        for action in actions:
+            expected = teacher_forced(model, variables, asked.prompt_ids, action.ids)
+            np.testing.assert_allclose(action.logprobs, expected, atol=1e-5, rtol=0)
+
+
+def test_sampled_logprobs_are_those_of_the_tree_that_training_sees(generator, model, variables):
+    asked = request(9, seed=5)
+    [actions] = generator.generate([asked])
+    prompt, (first, second) = asked.prompt_ids, (action.ids for action in actions)
+    tokens = jnp.asarray([[*prompt, *first, *second]])
+    length, middle, end = len(prompt), len(prompt) + len(first), tokens.shape[1]
+    expiry = jnp.asarray([[end] * length + [middle] * len(first) + [end] * len(second)])
+    positions = jnp.asarray([[*range(middle), *range(length, length + len(second))]])
+    hidden, _ = model.apply(
+        variables, tokens, positions, lambda q, k, v, _: (tree_attention_reference(q, k, v, expiry), ())
+    )
+    logprobs = log_softmax(np.asarray(model.apply(variables, hidden[0], method="unembed")))
+    for action, start in zip(actions, (length, middle), strict=True):
+        sources = [length - 1, *range(start, start + len(action.ids) - 1)]
+        expected = [logprobs[source, token] for source, token in zip(sources, action.ids, strict=True)]
+        np.testing.assert_allclose(action.logprobs, expected, atol=1e-5, rtol=0)
+
+
+def test_greedy_decoding_equals_a_naive_loop(generator, model, variables):
+    asked = request(7, rows=1, temperature=0.0)
+    [[action]] = generator.generate([asked])
+    ids = list(asked.prompt_ids)
+    for _ in range(12):
+        ids.append(int(np.argmax(forward(model, variables, ids)[-1])))
+        if ids[-1] == END:
+            break
+    assert action.ids == tuple(ids[7:])
+
+
+def test_decoded_tokens_and_prefilled_tokens_leave_the_same_cache(model, variables):
+    generator = Generator(model, variables, SHAPES, stop_ids=())
+    asked = request(6, rows=1, temperature=0.0)
+    [[whole]] = generator.generate([asked])
+    for cut in (1, 5, 11):
+        prompt = (*asked.prompt_ids, *whole.ids[:cut])
+        [[rest]] = generator.generate([asked._replace(prompt_ids=prompt)])
+        assert rest.ids[: 12 - cut] == whole.ids[cut:]
+        np.testing.assert_allclose(rest.logprobs[: 12 - cut], whole.logprobs[cut:], atol=1e-5, rtol=0)
+
+
+def test_a_sample_has_the_same_bits_at_any_load_in_any_order_and_slot(model, variables, generator):
+    requests = [request(1 + (7 * i) % 27, rows=1 + i % 2, seed=i, max_new_tokens=1 + (5 * i) % 13) for i in range(14)]
+    alone = [generator.generate([asked])[0] for asked in requests]
+    rng = np.random.default_rng(0)
+    for chunk in (4, 3):  # the chunk decides when slots are refilled, and nothing else
+        other = Generator(model, variables, GeneratorConfig(**{**vars(SHAPES), "chunk": chunk}), stop_ids=(END,))
+        for _ in range(4):
+            order = rng.permutation(len(requests))[: rng.integers(4, 15)]
+            for index, actions in zip(order, other.generate([requests[i] for i in order]), strict=True):
+                assert actions == alone[index]  # floats compare equal only when every bit is
+
+
+def test_a_row_has_the_same_bits_in_another_row_of_its_slot(generator):
+    asked = request(11, seed=2)
+    [[first, second]] = generator.generate([asked])
+    [[second_again, first_again]] = generator.generate([asked._replace(keys=asked.keys[::-1])])
+    assert (first, second) == (first_again, second_again)
+    assert generator.generate([asked._replace(keys=asked.keys[1:])]) == [[second]]
+
+
+def test_every_part_of_a_draw_key_makes_another_draw(generator):
+    base = request(5, rows=1, temperature=1.5)
+    keys = [NOBODY, *(NOBODY._replace(**{name: 1}) for name in DrawKey._fields)]
+    drawn = [generator.generate([base._replace(keys=[key])])[0][0].ids for key in keys]
+    assert len(set(drawn)) == len(keys)
+
+
+def test_draws_follow_the_tempered_softmax(generator, model, variables):
+    prompt, temperature, count = prompt_of(4), 2.0, 600
+    options = SamplingOptions(temperature=temperature, max_new_tokens=1)
+    pairs = [[NOBODY._replace(trajectory=i, candidate=c) for c in range(2)] for i in range(count // 2)]
+    drawn = [a.ids[0] for actions in generator.generate([Request(prompt, p, options) for p in pairs]) for a in actions]
+    expected = count * np.exp(log_softmax(forward(model, variables, prompt)[-1] / temperature))
+    observed = np.bincount(drawn, minlength=VOCAB)
+    likely = expected > 5
+    chi2 = np.sum((observed[likely] - expected[likely]) ** 2 / expected[likely])
+    assert chi2 < likely.sum() + 4 * np.sqrt(2 * likely.sum())
+    assert likely.sum() > 5
+
+
+def test_a_sample_ends_with_its_end_of_turn_or_at_its_length(model, variables):
+    asked = request(6, rows=1, temperature=0.0)
+    endless = Generator(model, variables, SHAPES, stop_ids=())
+    [[action]] = endless.generate([asked])
+    assert (len(action.ids), action.stop) == (12, StopReason.LENGTH)
+    stop = action.ids[4]
+    first = action.ids.index(stop)
+    stopping = Generator(model, variables, SHAPES, stop_ids=(0, stop))
+    [[stopped]] = stopping.generate([asked])
+    assert stopped.stop is StopReason.END_OF_TURN
+    assert stopped.ids == action.ids[: first + 1]
+    assert stopped.logprobs == action.logprobs[: first + 1]
+
+
+def test_an_end_of_turn_at_the_last_allowed_token_is_an_end_of_turn(model, variables):
+    asked = request(6, rows=1, temperature=0.0, max_new_tokens=1)
+    [[action]] = Generator(model, variables, SHAPES, stop_ids=()).generate([asked])
+    [[ended]] = Generator(model, variables, SHAPES, stop_ids=action.ids).generate([asked])
+    assert (action.stop, ended.stop) == (StopReason.LENGTH, StopReason.END_OF_TURN)
+    assert action.ids == ended.ids
+
+
+def test_a_freed_slot_is_refilled_while_the_others_go_on(model, variables):
+    generator = Generator(model, variables, SHAPES, stop_ids=())
+    long = [request(5 + i, max_new_tokens=16) for i in range(2)]
+    short = [request(7 + i, max_new_tokens=2) for i in range(5)]
+    tickets = [generator.submit(asked) for asked in (*long, *short)]
+    ended = []
+    while generator.in_flight:
+        ended.append(sorted(generator.step()))
+    # Four slots: the short ones pass through two of them before the long ones have ended.
+    assert ended[:3] == [tickets[2:4], tickets[4:6], tickets[6:]]
+    assert ended[-1] == tickets[:2]
+    assert generator.statistics.sampled_tokens == 2 * (2 * 16 + 5 * 2)
+    assert generator.statistics.requests == 7
+
+
+def test_a_withdrawn_request_frees_its_slot_and_leaves_the_others_alone(generator):
+    requests = [request(4 + i, seed=9) for i in range(6)]
+    expected = generator.generate(requests)
+    tickets = [generator.submit(asked) for asked in requests]
+    done = generator.step()
+    generator.cancel(tickets[0])  # runs
+    generator.cancel(tickets[5])  # waits
+    generator.cancel(10**9)
+    while generator.in_flight:
+        done |= generator.step()
+    for index in (1, 2, 3, 4):
+        assert done[tickets[index]] == expected[index]
+    assert generator.step() == {}
+
+
+def test_what_does_not_fit_is_refused_with_the_numbers(generator, model, variables):
+    with pytest.raises(InputError, match=r"30 tokens with max_new_tokens=12 makes 42.*cache_length=40"):
+        generator.submit(request(30))
+    with pytest.raises(InputError, match=r"max_new_tokens=17 is not in \[1, 16\]"):
+        generator.submit(request(3, max_new_tokens=17))
+    with pytest.raises(InputError, match="prompt is empty"):
+        generator.submit(request(0))
+    with pytest.raises(InputError, match="request of 3 samples; a slot takes 1 to 2"):
+        generator.submit(request(3, rows=3))
+    with pytest.raises(InputError, match="token 61, outside the model's vocabulary of 61"):
+        generator.submit(request(3)._replace(prompt_ids=(VOCAB,)))
+    with pytest.raises(InputError, match="temperature=nan"):
+        generator.submit(request(3, temperature=float("nan")))
+    with pytest.raises(InputError, match="part outside"):
+        generator.submit(request(3)._replace(keys=[NOBODY._replace(seed=-1)]))
+    with pytest.raises(InputError, match="cache_length=99999 exceeds the model's max_positions=32768"):
+        Generator(model, variables, GeneratorConfig(cache_length=99_999), stop_ids=())
+    with pytest.raises(InputError, match="leaves no room for a prompt"):
+        GeneratorConfig(cache_length=16, max_new_tokens=16)
+    with pytest.raises(InputError, match="slots=0 is below 1"):
+        GeneratorConfig(slots=0)
+    with pytest.raises(InputError):  # nothing of a list with a bad request runs
+        generator.generate([request(3), request(30)])
+    assert generator.in_flight == 0
+
+
+def test_a_prompt_that_just_fits_is_taken(generator, model, variables):
+    asked = request(28, max_new_tokens=12, seed=3)
+    for action in generator.generate([asked])[0]:
+        expected = teacher_forced(model, variables, asked.prompt_ids, action.ids)
+        np.testing.assert_allclose(action.logprobs, expected, atol=1e-5, rtol=0)
+
+
+def test_parameters_change_between_requests_and_not_under_them(model, variables):
+    generator, asked = Generator(model, variables, SHAPES, stop_ids=(END,)), request(6, temperature=0.0, rows=1)
+    before = generator.generate([asked])
+    changed = jax.tree.map(lambda x: x * 0.9, variables)
+    generator.submit(asked)
+    with pytest.raises(InputError, match="1 requests in flight"):
+        generator.set_params(changed)
+    while generator.in_flight:
+        generator.step()
+    generator.set_params(changed)
+    [[action]] = generator.generate([asked])
+    expected = teacher_forced(model, changed, asked.prompt_ids, action.ids)
+    np.testing.assert_allclose(action.logprobs, expected, atol=1e-5, rtol=0)
+    assert [[action]] != before
+    with pytest.raises(InputError, match="other names or shapes"):
+        generator.set_params(jax.tree.map(lambda x: x[:1], variables))
+
+
+def test_a_sharded_model_samples_what_one_device_samples(generator, variables):
+    mesh = sharding.make_mesh("data=2,fsdp=2,tensor=2")
+    placed = jax.device_put(variables, sharding.shardings(variables, mesh))
+    spread = Generator(Transformer(config=MODEL, mesh=mesh), placed, SHAPES, stop_ids=(END,))
+    requests = [request(3 + 2 * i, seed=i, max_new_tokens=6) for i in range(5)]
+    for ours, theirs in zip(spread.generate(requests), generator.generate(requests), strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.ids == b.ids
+            np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5, rtol=0)
+    cache = spread._state.cache.suffix_k_LGMSKH
+    assert cache.sharding.shard_shape(cache.shape) == (2, 1, 2, 16, 1, 8)
+
+
+def test_casting_the_weights_once_changes_no_bit_of_a_bfloat16_model(variables):
+    model = Transformer(config=MODEL, compute_dtype=jnp.bfloat16)
+    cast = _in_compute_dtype(variables, jnp.bfloat16)
+    kept = [
+        jax.tree_util.keystr(path) for path, x in jax.tree_util.tree_leaves_with_path(cast) if x.dtype == jnp.float32
+    ]
+    assert kept
+    assert all("norm" in path for path in kept)
+    np.testing.assert_array_equal(forward(model, cast, prompt_of(20)), forward(model, variables, prompt_of(20)))

@@ -1,0 +1,1 @@
+"""The meta-agent as arrays: model, placement, adapters, Hugging Face files."""

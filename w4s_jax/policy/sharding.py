@@ -1,0 +1,187 @@
+"""Where arrays live: one table from logical axes to the axes of the mesh.
+
+`--mesh=data=1,fsdp=4,tensor=2` → **Mesh** → shardings of params, adapters, optimiser state, batches
+
+`data` replicates the model and splits the batch; `fsdp` splits both; `tensor` splits
+heads, feed-forward and vocabulary. The partitioner derives all communication from
+the placements here (Xu et al., arXiv 2105.04663).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import jax
+from jax import Array
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from w4s_jax.types import InputError
+
+PyTree = Any
+
+MESH_AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+"""Mesh axes that split the rows of a batch."""
+
+RULES: Mapping[str, str | None] = MappingProxyType({
+    "layers": None,
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+    "rank": None,
+})  # fmt: skip
+"""The table: logical axis → mesh axis, or None for replicated."""
+
+LOGICAL_AXES: Mapping[str, tuple[str, ...]] = MappingProxyType({
+    "embed/embedding": ("vocab", "embed"),
+    "unembed": ("embed", "vocab"),
+    "final_norm/scale": ("embed",),
+    "attn_norm/scale": ("layers", "embed"),
+    "mlp_norm/scale": ("layers", "embed"),
+    "q_norm/scale": ("layers", "head_dim"),
+    "k_norm/scale": ("layers", "head_dim"),
+    "q/kernel": ("layers", "embed", "heads", "head_dim"),
+    "k/kernel": ("layers", "embed", "kv_heads", "head_dim"),
+    "v/kernel": ("layers", "embed", "kv_heads", "head_dim"),
+    "o/kernel": ("layers", "heads", "head_dim", "embed"),
+    "q/bias": ("layers", "heads", "head_dim"),
+    "k/bias": ("layers", "kv_heads", "head_dim"),
+    "v/bias": ("layers", "kv_heads", "head_dim"),
+    "gate/kernel": ("layers", "embed", "mlp"),
+    "up/kernel": ("layers", "embed", "mlp"),
+    "down/kernel": ("layers", "mlp", "embed"),
+    "q/a": ("layers", "embed", "rank"),
+    "k/a": ("layers", "embed", "rank"),
+    "v/a": ("layers", "embed", "rank"),
+    "o/a": ("layers", "heads", "head_dim", "rank"),
+    "gate/a": ("layers", "embed", "rank"),
+    "up/a": ("layers", "embed", "rank"),
+    "down/a": ("layers", "mlp", "rank"),
+    "q/b": ("layers", "rank", "heads", "head_dim"),
+    "k/b": ("layers", "rank", "kv_heads", "head_dim"),
+    "v/b": ("layers", "rank", "kv_heads", "head_dim"),
+    "o/b": ("layers", "rank", "embed"),
+    "gate/b": ("layers", "rank", "mlp"),
+    "up/b": ("layers", "rank", "mlp"),
+    "down/b": ("layers", "rank", "embed"),
+})  # fmt: skip
+"""End of a leaf's path → logical axes of its dims. Optimiser moments end in the path of their parameter."""
+
+
+def make_mesh(spec: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Builds the mesh that a flag describes.
+
+    Args:
+        spec: `data=1,fsdp=4,tensor=2`; an axis that is left out has size 1.
+        devices: What to lay out; all devices of all processes where None.
+
+    Raises:
+        InputError: an unknown or repeated axis, a size below 1, or a product that is not the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = dict.fromkeys(MESH_AXES, 1) | _parse_mesh(spec)
+    if math.prod(sizes.values()) != len(devices):
+        raise InputError(
+            f"mesh={spec!r} asks for {math.prod(sizes.values())} devices, but {len(devices)} are present; "
+            "make the product of the axes equal to that"
+        )
+    grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices)
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def _parse_mesh(spec: str) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for part in filter(None, (part.strip() for part in spec.split(","))):
+        axis, _, size = part.partition("=")
+        if axis not in MESH_AXES:
+            raise InputError(f"mesh={spec!r} has the unknown axis {axis!r}; allowed: {', '.join(MESH_AXES)}")
+        if axis in sizes:
+            raise InputError(f"mesh={spec!r} names the axis {axis!r} twice; name it once")
+        if not size.isdecimal() or int(size) < 1:
+            raise InputError(f"mesh={spec!r} has {part!r}; a size is a positive whole number, as in {axis}=2")
+        sizes[axis] = int(size)
+    return sizes
+
+
+def shardings(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Placement of every leaf of a params, adapter or optimiser-state pytree.
+
+    A dim whose mesh axis does not divide it is replicated, and so is every leaf that
+    the table does not know (step counts, factored moments); `fallbacks` names them.
+
+    Args:
+        tree: Arrays or `jax.ShapeDtypeStruct`s.
+        mesh: From `make_mesh`.
+
+    Returns:
+        A pytree of `NamedSharding`s of the same structure.
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: NamedSharding(mesh, _place(path, leaf, mesh)[0]), tree)
+
+
+def fallbacks(tree: PyTree, mesh: Mesh) -> tuple[str, ...]:
+    """One line for each dim, or leaf, that `shardings` replicates although it meant to split it; for the log."""
+    lines: list[str] = []
+    jax.tree_util.tree_map_with_path(lambda path, leaf: lines.extend(_place(path, leaf, mesh)[1]), tree)
+    return tuple(lines)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch over (data, fsdp); all further dims whole."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def constrain(x: Array, mesh: Mesh | None, *axes: str | tuple[str, ...] | None) -> Array:
+    """Holds the leading dims of an activation to mesh axes.
+
+    Without a mesh a no-op; a dim that its axes do not divide is left whole.
+
+    Args:
+        x: An activation inside `jit`.
+        mesh: From `make_mesh`, or None.
+        *axes: One entry a dim: a mesh axis, several, or None.
+    """
+    if mesh is None:
+        return x
+    spec = (axis if x.shape[dim] % _axis_size(mesh, axis) == 0 else None for dim, axis in enumerate(axes))
+    held: Array = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
+    return held
+
+
+def _axis_size(mesh: Mesh, axis: str | tuple[str, ...] | None) -> int:
+    names = (axis,) if isinstance(axis, str) else axis or ()
+    return math.prod(mesh.shape[name] for name in names)
+
+
+def _place(path: tuple[Any, ...], leaf: Any, mesh: Mesh) -> tuple[PartitionSpec, list[str]]:
+    name = "/".join(jax.tree_util.keystr((key,), simple=True) for key in path)
+    axes = _logical_axes(name)
+    if axes is None or len(axes) != len(leaf.shape):
+        # A scalar has nothing to split; anything larger is worth a line.
+        return PartitionSpec(), [f"{name} {leaf.shape}: not in the table, replicated"] if leaf.shape else []
+    spec: list[str | None] = []
+    lines: list[str] = []
+    for logical, size in zip(axes, leaf.shape, strict=True):
+        axis = RULES[logical]
+        fits = axis is None or size % mesh.shape[axis] == 0
+        spec.append(axis if fits else None)
+        if not fits:
+            lines.append(f"{name} {leaf.shape}: {logical}={size} is not a multiple of {axis}={mesh.shape[axis]}")
+    return PartitionSpec(*spec), lines
+
+
+def _logical_axes(name: str) -> tuple[str, ...] | None:
+    parts = name.split("/")
+    return LOGICAL_AXES.get("/".join(parts[-2:])) or LOGICAL_AXES.get(parts[-1])

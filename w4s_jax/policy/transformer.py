@@ -1,0 +1,267 @@
+"""The decoder: Qwen2/2.5, Qwen3 and Llama 3 in one Linen module.
+
+tokens, positions, `attend` → **Transformer** → hidden → unembed → logits
+
+Pre-norm blocks of grouped-query attention with rotary positions and a gated SiLU
+feed-forward (Touvron et al., arXiv 2302.13971; Qwen2.5, arXiv 2412.15115). The
+attention itself is handed in by the caller, and with it the cache, so one model
+serves training, prefill and decoding. Layers are stacked on a leading axis and
+scanned: compile time does not grow with depth.
+
+Variables: `params` = {embed, layers, final_norm[, unembed]}, every leaf below
+`layers` with a leading layer axis; `lora` = {layers} iff the model has adapters.
+
+Legend: B batch, T tokens, L layers, N query heads, K key/value heads, H head_dim,
+D embed, F mlp, V vocab.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+from w4s_jax.policy import sharding
+from w4s_jax.policy.config import Llama3RopeScaling, ModelConfig
+from w4s_jax.policy.lora import LoraConfig
+from w4s_jax.types import InputError
+
+PyTree = Any
+Attend = Callable[[Array, Array, Array, PyTree], tuple[Array, PyTree]]
+"""(q_BTNH, k_BTKH, v_BTKH, layer_cache) → (out_BTNH, new_layer_cache); q and k are rotated, not scaled."""
+
+REMAT: Mapping[str, Callable[..., bool] | None] = MappingProxyType(
+    {
+        "none": None,
+        "full": jax.checkpoint_policies.nothing_saveable,
+        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    }
+)
+"""What the backward pass keeps of a layer: all; its input alone; the outputs of its linear maps."""
+
+_kernel_init = nn.initializers.normal(stddev=0.02)
+
+
+class Rope(NamedTuple):
+    """Cosines and sines of a batch of positions, float32 [B, T, H/2]."""
+
+    cos: Array
+    sin: Array
+
+
+def inverse_frequencies(head_dim: int, theta: float, scaling: Llama3RopeScaling | None) -> np.ndarray:
+    """Angle per position of each pair of dims, float32 [H/2].
+
+    In float32 throughout and in the order of `transformers`: at position 30,000 one
+    unit in the last place of a frequency already turns the angle by 0.002.
+    Source: Su et al., arXiv 2104.09864; the scaling is that of Llama 3.1's release.
+    """
+    exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    freq: np.ndarray = np.float32(1.0) / np.power(np.float32(theta), exponent)
+    if scaling is None:
+        return freq
+    wavelength = np.float32(2 * math.pi) / freq
+    turns = np.float32(scaling.original_max_positions) / wavelength  # within the context of the pre-training
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    keep = (turns - np.float32(low)) / np.float32(high - low)
+    stretched = freq / np.float32(scaling.factor)
+    between = (np.float32(1.0) - keep) * stretched + keep * freq
+    return np.where(turns < low, stretched, np.where(turns > high, freq, between))
+
+
+def rope_tables(positions_BT: Array, config: ModelConfig) -> Rope:
+    """Rotation of every position; in float32, as bfloat16 cannot tell positions above 256 apart."""
+    freq = jnp.asarray(inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling))
+    angles = positions_BT.astype(jnp.float32)[:, :, None] * freq[None, None, :]
+    return Rope(jnp.cos(angles), jnp.sin(angles))
+
+
+def rotate(x_BTNH: Array, rope: Rope) -> Array:
+    """Rotates the pairs (i, i + H/2) of each head, in float32; same shape and dtype as `x_BTNH`."""
+    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+    cos, sin = rope.cos[:, :, None, :], rope.sin[:, :, None, :]
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_BTNH.dtype)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) · scale over the last axis, in float32 (Zhang & Sennrich, arXiv 1910.07467)."""
+
+    eps: float
+    param_dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Normalises; same shape and dtype as `x`."""
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.param_dtype)
+        wide = x.astype(jnp.float32)
+        normed = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
+        scale = jnp.expand_dims(scale.astype(jnp.float32), tuple(range(x.ndim - 1)))
+        return (normed * scale).astype(x.dtype)
+
+
+class Linear(nn.Module):
+    """A map from the trailing `in_dims` to `out_dims`, with an optional bias and adapter."""
+
+    in_dims: tuple[int, ...]
+    out_dims: tuple[int, ...]
+    use_bias: bool
+    compute_dtype: DTypeLike
+    param_dtype: DTypeLike
+    lora: LoraConfig | None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[..., *in_dims] → [..., *out_dims] in the compute dtype."""
+        kernel = self.param("kernel", _kernel_init, self.in_dims + self.out_dims, self.param_dtype)
+        y = self._map(x, kernel)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, self.out_dims, self.param_dtype)
+            y += jnp.expand_dims(bias.astype(self.compute_dtype), tuple(range(y.ndim - len(self.out_dims))))
+        if self.lora is not None:
+            a = self.variable("lora", "a", self._init_a).value
+            b = self.variable("lora", "b", jnp.zeros, (self.lora.rank, *self.out_dims), jnp.float32).value
+            y += self.lora.scaling * self._map(self._map(x, a), b, in_ndim=1)
+        return y
+
+    def _init_a(self) -> Array:
+        assert self.lora is not None
+        return _kernel_init(self.make_rng("params"), (*self.in_dims, self.lora.rank), jnp.float32)
+
+    def _map(self, x: Array, kernel: Array, in_ndim: int | None = None) -> Array:
+        x, kernel = x.astype(self.compute_dtype), kernel.astype(self.compute_dtype)
+        return jnp.tensordot(x, kernel, axes=len(self.in_dims) if in_ndim is None else in_ndim)
+
+
+class Block(nn.Module):
+    """One layer: attention, then the feed-forward, each on a normed residual stream."""
+
+    config: ModelConfig
+    compute_dtype: DTypeLike
+    param_dtype: DTypeLike
+    lora: LoraConfig | None
+    mesh: Mesh | None
+
+    @nn.compact
+    def __call__(self, x_BTD: Array, rope: Rope, attend: Attend, layer_cache: PyTree) -> tuple[Array, PyTree]:
+        """Returns the residual stream [B, T, D] and what `attend` made of the layer's cache."""
+        c = self.config
+        q_dims, kv_dims = (c.num_heads, c.head_dim), (c.num_kv_heads, c.head_dim)
+
+        x_normed = self._norm("attn_norm")(x_BTD)
+        q_BTNH = self._linear("q", (c.embed_dim,), q_dims, c.qkv_bias)(x_normed)
+        k_BTKH = self._linear("k", (c.embed_dim,), kv_dims, c.qkv_bias)(x_normed)
+        v_BTKH = self._linear("v", (c.embed_dim,), kv_dims, c.qkv_bias)(x_normed)
+        if c.qk_norm:
+            q_BTNH, k_BTKH = self._norm("q_norm")(q_BTNH), self._norm("k_norm")(k_BTKH)
+        out_BTNH, new_cache = attend(rotate(q_BTNH, rope), rotate(k_BTKH, rope), v_BTKH, layer_cache)
+        x_BTD += self._linear("o", q_dims, (c.embed_dim,))(out_BTNH)
+
+        x_normed = self._norm("mlp_norm")(x_BTD)
+        gate_BTF = self._linear("gate", (c.embed_dim,), (c.mlp_dim,))(x_normed)
+        up_BTF = self._linear("up", (c.embed_dim,), (c.mlp_dim,))(x_normed)
+        x_BTD += self._linear("down", (c.mlp_dim,), (c.embed_dim,))(nn.silu(gate_BTF) * up_BTF)
+        return sharding.constrain(x_BTD, self.mesh, sharding.BATCH_AXES), new_cache
+
+    def _norm(self, name: str) -> RMSNorm:
+        return RMSNorm(self.config.norm_eps, self.param_dtype, name=name)
+
+    def _linear(self, name: str, in_dims: tuple[int, ...], out_dims: tuple[int, ...], use_bias: bool = False) -> Linear:
+        return Linear(in_dims, out_dims, use_bias, self.compute_dtype, self.param_dtype, self.lora, name=name)
+
+
+class Transformer(nn.Module):
+    """The decoder; a pure function of (variables, inputs) through `apply`.
+
+    Example:
+        >>> model = Transformer(config=PRESETS["Qwen3-0.6B"], remat="full")
+        >>> hidden, _ = model.apply(variables, tokens, positions, attend)
+        >>> logits = model.apply(variables, hidden, method="unembed")
+    """
+
+    config: ModelConfig
+    compute_dtype: DTypeLike = jnp.float32
+    """Dtype of activations and matrix products; norms, RoPE, softmax and logits are float32."""
+    param_dtype: DTypeLike = jnp.float32
+    """Dtype in which the base is stored."""
+    remat: str = "none"
+    """A key of `REMAT`."""
+    lora: LoraConfig | None = None
+    mesh: Mesh | None = None
+    """Where given, the residual stream is held to the batch sharding of `sharding.py`."""
+
+    def setup(self) -> None:
+        """Declares the embedding, the stacked layers and the unembedding."""
+        if self.remat not in REMAT:
+            raise InputError(f"remat={self.remat!r} is not known; allowed: {', '.join(REMAT)}")
+        c = self.config
+        self.embed = nn.Embed(c.vocab_size, c.embed_dim, param_dtype=self.param_dtype, embedding_init=_kernel_init)
+        self.layers = Block(c, self.compute_dtype, self.param_dtype, self.lora, self.mesh)
+        self.final_norm = RMSNorm(c.norm_eps, self.param_dtype)
+        if not c.tie_embeddings:
+            self.unembedding = self.param("unembed", _kernel_init, (c.embed_dim, c.vocab_size), self.param_dtype)
+
+    def __call__(
+        self, tokens_BT: Array, positions_BT: Array, attend: Attend, cache: PyTree = None
+    ) -> tuple[Array, PyTree]:
+        """Runs the layers.
+
+        Args:
+            tokens_BT: int32 [B, T].
+            positions_BT: int32 [B, T], for RoPE alone; what sees what is `attend`'s.
+            attend: The attention; see `Attend`.
+            cache: Leaves with a leading layer axis; each layer's slice goes to `attend`.
+
+        Returns:
+            (hidden, new_cache): hidden [B, T, D] after the final norm, in the compute
+            dtype, and the layers' new caches stacked on a leading axis.
+        """
+        x_BTD = jnp.take(self.embed.embedding, tokens_BT, axis=0).astype(self.compute_dtype)
+        # Each device looks up its columns of the table; in two steps, the way to whole rows is one all-to-all.
+        x_BTD = sharding.constrain(x_BTD, self.mesh, "data", None, "fsdp")
+        x_BTD = sharding.constrain(x_BTD, self.mesh, sharding.BATCH_AXES)
+        rope = rope_tables(positions_BT, self.config)
+
+        def layer(block: Block, x: Array, layer_cache: PyTree) -> tuple[Array, PyTree]:
+            return block(x, rope, attend, layer_cache)
+
+        scanned = nn.scan(
+            layer if self.remat == "none" else nn.remat(layer, policy=REMAT[self.remat], prevent_cse=False),
+            variable_axes={"params": 0, "lora": 0},
+            split_rngs={"params": True},
+            length=self.config.num_layers,
+        )
+        x_BTD, new_cache = scanned(self.layers, x_BTD, cache)
+        return self.final_norm(x_BTD), new_cache
+
+    def unembed(self, hidden: Array) -> Array:
+        """Logits, float32 [..., V], of hidden states [..., D]; any leading dims, so callers can go chunk by chunk."""
+        hidden = hidden.astype(self.compute_dtype)
+        if self.config.tie_embeddings:
+            table, spec = self.embed.embedding, "...D,VD->...V"
+        else:
+            table, spec = self.unembedding, "...D,DV->...V"
+        return jnp.einsum(spec, hidden, table.astype(self.compute_dtype), preferred_element_type=jnp.float32)
+
+
+def init_variables(model: Transformer, key: Array) -> dict[str, PyTree]:
+    """Fresh variables of a model: normal of deviation 0.02, norms one, biases and LoRA's B zero."""
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    return dict(model.init(key, tokens, tokens, lambda q, k, v, cache: (q, ())))
+
+
+def param_shapes(
+    config: ModelConfig, param_dtype: DTypeLike = jnp.float32, lora: LoraConfig | None = None
+) -> dict[str, PyTree]:
+    """Shapes and dtypes of the variables of a model, without allocating any."""
+    model = Transformer(config=config, param_dtype=param_dtype, lora=lora)
+    shapes: dict[str, PyTree] = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))
+    return shapes
