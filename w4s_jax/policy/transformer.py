@@ -258,6 +258,11 @@ def init_variables(model: Transformer, key: Array) -> dict[str, PyTree]:
     return dict(model.init(key, tokens, tokens, lambda q, k, v, cache: (q, ())))
 
 
+def init_lora(model: Transformer, key: Array) -> PyTree:
+    """A fresh `lora` collection for a base that is loaded; under `jit` the base is never drawn."""
+    return jax.jit(lambda key: init_variables(model, key)["lora"])(key)
+
+
 def param_shapes(
     config: ModelConfig, param_dtype: DTypeLike = jnp.float32, lora: LoraConfig | None = None
 ) -> dict[str, PyTree]:

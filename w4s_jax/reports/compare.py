@@ -12,7 +12,7 @@ from w4s_jax.reports.markup import Child, Markup, joined, tag
 from w4s_jax.reports.plots import Mark, legend_of
 from w4s_jax.reports.record import RunRecord
 from w4s_jax.reports.sections import SIMULATED, forest, gains
-from w4s_jax.reports.tables import NONE, folded, interval, seconds, table, usd
+from w4s_jax.reports.tables import NONE, folded, interval, of, seconds, table, usd
 
 
 def comparison(runs: Sequence[RunRecord]) -> Markup:
@@ -56,11 +56,11 @@ def _row(name: str, run: RunRecord) -> list[Child]:
     agent = run.versions.get("meta_agent", {}).get("name") or run.flags.get("meta_agent", NONE)
     return [
         name,
-        str(agent),
-        f"{run.versions.get('executor') or run.flags.get('executor_model', NONE)}",
+        tag("span", str(agent), class_="long"),
+        tag("span", str(run.versions.get("executor") or run.flags.get("executor_model", NONE)), class_="long"),
         NONE
         if gain is None
-        else joined(tag("b", f"{gain.value:+.3f}"), f" {interval(gain, signed=True)} n = {gain.n}"),
+        else joined(tag("b", f"{gain.value:+.3f}"), f" {interval(gain, signed=True)} {of(gain.n)}"),
         f"{run.rounds[-1]['mean_reward']:.3f}" if run.rounds and "mean_reward" in run.rounds[-1] else NONE,
         NONE if calls is None else f"{calls:,}",
         NONE if cost is None else usd(float(cost)) + (" simulated" if run.simulated else ""),
@@ -76,7 +76,7 @@ def _by_task(names: Sequence[str], runs: Sequence[RunRecord]) -> Markup | None:
     if not tasks:
         return None
     rows: list[list[Child]] = [
-        [task, *(f"{e[task].value:.3f} {interval(e[task])} n = {e[task].n}" if task in e else NONE for e in after)]
+        [task, *(f"{e[task].value:.3f} {interval(e[task])} {of(e[task].n)}" if task in e else NONE for e in after)]
         for task in tasks
     ]
     return folded("After training, by task", table(["Task", *names], rows, class_="numbers"))
@@ -84,14 +84,21 @@ def _by_task(names: Sequence[str], runs: Sequence[RunRecord]) -> Markup | None:
 
 def _warning(runs: Sequence[RunRecord]) -> Markup | None:
     """Says where two runs were not tested on the same items by the same executor."""
-    tests = {str(sorted((t, h.get("test")) for t, h in run.versions.get("split_sha256", {}).items())) for run in runs}
+    tests = {hashes for run in runs if (hashes := _tested(run))}
     executors = {str(run.versions.get("executor")) for run in runs}
-    different = [what for what, found in (("splits", tests), ("executors", executors)) if len(found) > 1]
+    different = [what for what, found in (("test items", tests), ("executors", executors)) if len(found) > 1]
     if not different:
         return None
     return tag(
         "aside", tag("b", "Not directly comparable"), tag("p", f"These runs have different {' and '.join(different)}.")
     )
+
+
+def _tested(run: RunRecord) -> str:
+    """The tasks that were tested, with the hashes of their test splits; empty of a run that tested none."""
+    tasks = sorted({task for f in findings.finalists(run.summary) for task in f.by_task})
+    splits = run.versions.get("split_sha256", {})
+    return ", ".join(f"{task} {splits.get(task, {}).get('test')}" for task in tasks)
 
 
 def _names(runs: Sequence[RunRecord]) -> list[str]:

@@ -147,7 +147,8 @@ def reason_kind(reason: str) -> str:
     found = _ERROR_KIND.match(f"{reason} ")
     if found:
         return found.group(1)[:_LONGEST_REASON]
-    return re.sub(r"\d+", "N", reason.partition("\n")[0])[:_LONGEST_REASON] or "no reason given"
+    first = reason.partition("\n")[0].partition(" (not repaired")[0]
+    return re.sub(r"\d+", "N", first)[:_LONGEST_REASON] or "no reason given"
 
 
 def round_reward(trajectories: Sequence[Trajectory]) -> Estimate | None:

@@ -18,7 +18,7 @@ from w4s_jax.reports.markup import Markup, tag
 from w4s_jax.reports.tables import interval
 
 _WIDTH, _HEIGHT = 340, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 12, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 12, 38
 _ROW = 13
 """Pixels between the estimates of one track."""
 _DODGE = 6
@@ -109,7 +109,9 @@ def curves(title: str, lines: Sequence[Curve], *, x_title: str, unit: bool = Fal
         role="img",
         aria_label=f"{title}. {said}",
     )
-    legend = legend_of([(line.class_, line.title) for line in lines]) if len(lines) > 1 else None
+    legend = (
+        legend_of([(line.class_, line.title) for line in lines]) if [line.title for line in lines] != [title] else None
+    )
     caption = tag("p", note, class_="note") if note else None
     return tag("figure", tag("figcaption", title), legend, drawing, caption)
 
@@ -180,7 +182,9 @@ def _axes(points: Sequence[Point], unit: bool) -> tuple[_Frame, list[float], lis
 def _padded(low: float, high: float) -> tuple[float, float]:
     if high > low:
         return low, high
-    pad = abs(low) / 10 or 0.5
+    if low == 0:
+        return 0.0, 1.0
+    pad = abs(low) / 10
     return low - pad, high + pad
 
 

@@ -14,14 +14,13 @@ from w4s_jax.reports.intervals import Estimate
 from w4s_jax.reports.markup import Child, Markup, joined, tag
 from w4s_jax.reports.plots import Mark, axis, legend_of, track
 from w4s_jax.reports.record import Phase, RunRecord
-from w4s_jax.reports.tables import NONE, facts, folded, interval, table, usd
+from w4s_jax.reports.tables import NONE, counted, facts, folded, interval, of, table, usd
 
 SIMULATED = (
     "The executor was a simulation. Simulator, tasks and warm start have the same authors: these numbers show that "
     "the machinery learns, nothing about real models, and reproduce no result of the paper."
 )
 OPTIMISTIC = "A validation accuracy of a chosen workflow is the maximum of many and optimistic."
-_MOST_KINDS = 12
 
 
 def section(title: str, *content: Child, id_: str) -> Markup:
@@ -61,12 +60,15 @@ def _about(run: RunRecord) -> list[tuple[str, Child]]:
     return [pair for pair in pairs if pair[1] != NONE]
 
 
+_MOST_NAMES = 6
 _SEARCH = (("num_turns", "turns"), ("num_candidates", "candidates"))
 
 
 def _list(names: str) -> str:
-    """Commas with room to break a line."""
-    return ", ".join(names.split(","))
+    """The first names of a list; the flags below hold them all."""
+    every = names.split(",")
+    more = f" and {len(every) - _MOST_NAMES} more" if len(every) > _MOST_NAMES else ""
+    return ", ".join(every[:_MOST_NAMES]) + more
 
 
 def _again(run: RunRecord) -> Markup | None:
@@ -98,11 +100,11 @@ def _collected(run: RunRecord) -> list[str]:
     """What there is of a run that did not finish."""
     if run.summary:
         return []
-    counted = [(phase, run.of(phase)) for phase in Phase]
     return [
-        f"Collected so far, {phase}: {len(some)} trajectories with {sum(len(t.turns) for t in some)} finished turns."
-        for phase, some in counted
-        if some
+        f"Collected so far, {phase}: {counted(len(some), 'trajectory', 'trajectories')} "
+        f"with {counted(sum(len(t.turns) for t in some), 'finished turn')}."
+        for phase in Phase
+        if (some := run.of(phase))
     ]
 
 
@@ -140,12 +142,12 @@ def _big(finalist: Finalist) -> Markup:
     e = finalist.pooled
     return tag(
         "div", tag("b", f"{e.value:.3f}"), tag("span", finalist.title),
-        tag("small", f"95 % {interval(e)}, n = {e.n}"), class_=finalist.stem,
+        tag("small", f"95\u00a0% {interval(e)}, {of(e.n)}"), class_=finalist.stem,
     )  # fmt: skip
 
 
 def _gain(title: str, gain: Estimate) -> Markup:
-    small = f"95 % {interval(gain, signed=True)}, n = {gain.n}"
+    small = f"95\u00a0% {interval(gain, signed=True)}, {of(gain.n)}"
     return tag(
         "div",
         tag("b", f"{gain.value:+.3f}"),
@@ -189,7 +191,7 @@ def _numbers(mark: Mark | None) -> Markup:
     if mark is None:
         return joined(NONE)
     e = mark.estimate
-    return joined(tag("b", f"{e.value:.3f}"), " ", tag("small", f"{interval(e)} n = {e.n}"))
+    return joined(tag("b", f"{e.value:.3f}"), " ", tag("small", f"{interval(e)} {of(e.n)}"))
 
 
 def _method(summary: Any) -> str:
@@ -206,12 +208,12 @@ def _chosen(found: Sequence[Finalist]) -> Markup:
     )
 
 
-def _chosen_cells(details: Mapping[str, Any], test: Estimate) -> list[str]:
+def _chosen_cells(details: Mapping[str, Any], test: Estimate) -> list[Child]:
     validation, cost = details.get("validation_accuracy"), details.get("usd_per_item")
     return [
-        str(details.get("workflow", NONE)),
-        NONE if validation is None else f"{validation:.3f} (n = {details.get('validation_n', NONE)})",
-        f"{test.value:.3f} (n = {test.n})",
+        tag("span", str(details.get("workflow", NONE)), class_="long"),
+        NONE if validation is None else f"{validation:.3f} ({of(details.get('validation_n', 0))})",
+        f"{test.value:.3f} ({of(test.n)})",
         f"{details['score']:.3f}" if "score" in details else NONE,
         NONE if cost is None else usd(cost),
     ]

@@ -15,7 +15,7 @@ NONE = "–"
 
 
 def interval(estimate: Estimate, *, signed: bool = False) -> str:
-    """E.g. `[0.490, 0.943]`; of a single observation there is none.
+    """E.g. `[0.490, 0.943]`; of a single observation, or of equal ones, there is none to be had.
 
     Example:
         >>> interval(Estimate(0.8, 10, 0.49, 0.943))
@@ -23,8 +23,25 @@ def interval(estimate: Estimate, *, signed: bool = False) -> str:
     """
     if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
         return "no interval"
+    if estimate.low == estimate.high:  # Student's t of equal values: no spread was seen, which is not certainty
+        return "no spread seen"
     sign = "+" if signed else ""
     return f"[{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
+
+
+def of(n: int) -> str:
+    """E.g. `n = 50`, never broken over two lines."""
+    return f"n\u00a0=\u00a0{n}"
+
+
+def counted(count: int, one: str, several: str = "") -> str:
+    """E.g. `1 turn`, `2 turns`.
+
+    Example:
+        >>> counted(1, "trajectory", "trajectories"), counted(2, "turn")
+        ('1 trajectory', '2 turns')
+    """
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
 
 
 def usd(value: float) -> str:

@@ -19,7 +19,7 @@ from w4s_jax.reports.listing import bounded, code_block, diff_block, started_fro
 from w4s_jax.reports.markup import Child, Markup, joined, tag
 from w4s_jax.reports.plots import PathTurn, bar, legend_of, path
 from w4s_jax.reports.record import Phase, RunRecord
-from w4s_jax.reports.tables import NONE, folded, usd
+from w4s_jax.reports.tables import NONE, counted, folded, usd
 from w4s_jax.types import Candidate, CandidateStatus, Trajectory, Turn
 
 MOST_TRAINING = 24
@@ -153,7 +153,11 @@ def _search(run: RunRecord, search: Trajectory, listings: dict[_Key, Markup], *,
         tag("b", search.task),
         tag("span", f"r{search.round}-t{search.index}", class_="id"),
         tag("span", f"best {max(ran):.3f}" if ran else "nothing ran"),
-        tag("span", f"{len(search.turns)} turns, {len(ran)} of {everything} ran, {usd(cost)} USD", class_="quiet"),
+        tag(
+            "span",
+            f"{counted(len(search.turns), 'turn')}, {len(ran)} of {everything} ran, {usd(cost)} USD",
+            class_="quiet",
+        ),
     )
     drawing = tag("figure", path([_path_turn(turn) for turn in search.turns], seed))
     turns = [_turn(search, turn, listings) for turn in search.turns]
@@ -180,8 +184,7 @@ def _candidate(turn: Turn, candidate: Candidate, listing: Markup | None) -> Mark
 
 
 def _verdict(candidate: Candidate, chosen: bool) -> Markup:
-    repairs = f"{candidate.repairs} repair{'s' * (candidate.repairs != 1)}"
-    tail = tag("span", f"{repairs} · {usd(candidate.usd)} USD", class_="quiet")
+    tail = tag("span", f"{counted(candidate.repairs, 'repair')} · {usd(candidate.usd)} USD", class_="quiet")
     if candidate.status is not CandidateStatus.OK:
         fault = "failed by us" if candidate.status is CandidateStatus.FAILED else "skipped"
         reason = _cut(" ".join(candidate.reason.split()) or "no reason given", _LONGEST_REASON)

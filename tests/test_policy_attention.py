@@ -1,0 +1,141 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from w4s_jax.policy.attention import causal_attention, decode_attention, masked_softmax, tree_attention_reference
+
+N, K, H = 4, 2, 8
+
+# Two turns, m = 3 and 2:   s s s | a a | f f | c c | d d d | b | e e | pad pad
+# s opens; a (best), b, e branch from s; f follows a; c (best) and d branch from f. Trunk first, branches backwards.
+PATHS = {
+    "c": [0, 1, 2, 3, 4, 5, 6, 7, 8],
+    "d": [0, 1, 2, 3, 4, 5, 6, 9, 10, 11],
+    "b": [0, 1, 2, 12],
+    "e": [0, 1, 2, 13, 14],
+}
+EXPIRY = [15, 15, 15, 12, 12, 12, 12, 9, 9, 12, 12, 12, 13, 15, 15, 0, 0]
+LENGTH = len(EXPIRY)
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def visible_by_paths():
+    """[query, key], from the paths alone: a query sees what lies before it on its own path."""
+    sees = np.zeros((LENGTH, LENGTH), bool)
+    for path in PATHS.values():
+        for depth, query in enumerate(path):
+            sees[query, path[: depth + 1]] = True
+    return sees
+
+
+def attention_in_float64(q, k, v, sees):
+    """One head at a time, row by row; a row that sees nothing is zero."""
+    q, k, v = (x.astype(np.float64) for x in (q, k, v))
+    out = np.zeros(q.shape)
+    for head in range(q.shape[1]):
+        keys, values = k[:, head // (N // K)], v[:, head // (N // K)]
+        for row in np.flatnonzero(sees.any(axis=1)):
+            scores = keys[sees[row]] @ q[row, head] / np.sqrt(H)
+            weights = np.exp(scores - scores.max())
+            out[row, head] = weights @ values[sees[row]] / weights.sum()
+    return out
+
+
+def qkv(length, seed=0, rows=1):
+    return (
+        draw(rows, length, N, H, seed=seed),
+        draw(rows, length, K, H, seed=seed + 1),
+        draw(rows, length, K, H, seed=seed + 2),
+    )
+
+
+def test_tree_attention_equals_a_float64_loop_over_the_paths():
+    q, k, v = qkv(LENGTH)
+    out = tree_attention_reference(q, k, v, jnp.asarray([EXPIRY], jnp.int32))
+    np.testing.assert_allclose(out[0], attention_in_float64(q[0], k[0], v[0], visible_by_paths()), atol=2e-6)
+
+
+def test_every_branch_of_a_tree_equals_a_causal_row_of_its_own():
+    q, k, v = qkv(LENGTH)
+    out = np.asarray(tree_attention_reference(q, k, v, jnp.asarray([EXPIRY], jnp.int32)))
+    for path in PATHS.values():
+        alone = causal_attention(q[:, path], k[:, path], v[:, path], jnp.asarray([len(path)]))
+        np.testing.assert_allclose(out[:, path], alone, atol=1e-6)
+
+
+def test_gradients_are_exactly_zero_where_a_query_may_not_see():
+    q, k, v = qkv(LENGTH)
+    expiry = jnp.asarray([EXPIRY], jnp.int32)
+    # [query, key] from the sum over a query's head dims to all dims of a key or value.
+    to_k, to_v = jax.jacrev(lambda k, v: tree_attention_reference(q, k, v, expiry).sum((0, 2, 3)), (0, 1))(k, v)
+    sees = visible_by_paths()
+    flows = np.abs(np.asarray(to_v)).sum((1, 3, 4))
+    assert np.all(flows[~sees] == 0.0)
+    assert np.all(flows[sees] > 0.0)
+    assert np.all(np.abs(np.asarray(to_k)).sum((1, 3, 4))[~sees] == 0.0)
+
+
+def test_padding_gives_zeros_and_no_gradient_even_for_wild_values():
+    q, k, v = (np.array(x) for x in qkv(LENGTH))
+    for x in (q, k, v):
+        x[:, -2:] = 1e30
+    expiry = jnp.asarray([EXPIRY], jnp.int32)
+    out = tree_attention_reference(q, k, v, expiry)
+    assert np.all(np.asarray(out[:, -2:]) == 0.0)
+    grads = jax.grad(lambda q, k, v: jnp.sum(jnp.sin(tree_attention_reference(q, k, v, expiry))), (0, 1, 2))(q, k, v)
+    for grad in grads:
+        assert np.all(np.isfinite(grad))
+        assert np.all(np.asarray(grad[:, -2:]) == 0.0)
+
+
+def test_softmax_of_an_empty_row_is_zero_with_zero_gradient():
+    scores, mask = jnp.asarray([[1.0, 2.0], [3.0, 4.0]]), jnp.asarray([[True, True], [False, False]])
+    np.testing.assert_allclose(
+        masked_softmax(scores, mask), [[1 / (1 + np.e), np.e / (1 + np.e)], [0.0, 0.0]], rtol=1e-6
+    )
+    grad = jax.grad(lambda s: jnp.sum(masked_softmax(s, mask)[:, 0]))(scores)
+    p = np.e / (1 + np.e) ** 2
+    np.testing.assert_allclose(grad, [[p, -p], [0.0, 0.0]], atol=1e-7)
+
+
+def test_rows_of_different_lengths_ignore_their_padding():
+    q, k, v = qkv(6, rows=2)
+    out = causal_attention(q, k, v, jnp.asarray([6, 4]))
+    short = causal_attention(q[1:, :4], k[1:, :4], v[1:, :4], jnp.asarray([4]))
+    np.testing.assert_allclose(out[1:, :4], short, atol=1e-6)
+    assert np.all(np.asarray(out[1, 4:]) == 0.0)
+
+
+def test_samples_of_a_shared_prompt_decode_as_if_each_had_its_own():
+    groups, samples, prompt, suffix = 2, 3, 5, 4
+    prompt_lengths, suffix_lengths = np.array([5, 3]), np.array([[1, 4, 2], [3, 1, 4]])
+    q = draw(groups, samples, N, H)
+    prompt_k, prompt_v = draw(groups, prompt, K, H, seed=1), draw(groups, prompt, K, H, seed=2)
+    suffix_k = draw(groups, samples, suffix, K, H, seed=3)
+    suffix_v = draw(groups, samples, suffix, K, H, seed=4)
+    out = decode_attention(q, prompt_k, prompt_v, prompt_lengths, suffix_k, suffix_v, suffix_lengths)
+    for g in range(groups):
+        for m in range(samples):
+            p, s = prompt_lengths[g], suffix_lengths[g, m]
+            keys = np.concatenate([prompt_k[g, :p], suffix_k[g, m, :s]])
+            values = np.concatenate([prompt_v[g, :p], suffix_v[g, m, :s]])
+            alone = attention_in_float64(q[g, m][None], keys, values, np.ones((1, p + s), bool))
+            np.testing.assert_allclose(out[g, m], alone[0], atol=2e-6)
+
+
+def test_an_idle_slot_decodes_to_zeros():
+    q = draw(1, 2, N, H)
+    keys = np.full((1, 3, K, H), np.nan, np.float32)
+    empty = np.zeros((1, 2, 2, K, H), np.float32)
+    out = decode_attention(q, np.zeros_like(keys), np.zeros_like(keys), np.array([0]), empty, empty, np.zeros((1, 2)))
+    assert np.all(np.asarray(out) == 0.0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_the_output_has_the_dtype_of_the_queries(dtype):
+    q, k, v = (jnp.asarray(x, dtype) for x in qkv(LENGTH))
+    assert tree_attention_reference(q, k, v, jnp.asarray([EXPIRY], jnp.int32)).dtype == dtype
