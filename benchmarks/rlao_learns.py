@@ -39,7 +39,7 @@ TITLES = {
 SCHEDULES = {"rounds8": 8, "rounds3": 3, "offline": 1}
 HELD_OUT_INSTANCES = 8
 """Instances of each of the three held-out families a seed: 24 in all."""
-SEEN_INSTANCES = 2
+SEEN_INSTANCES = 1
 TRAIN_INSTANCES = 4
 FLAGS = (
     "--flagfile=experiments/flags/quickstart.flags --trajectories_per_round=28 "
@@ -79,7 +79,7 @@ class Cell:
         flags = [
             *FLAGS,
             f"--run_dir={self.folder(out)}",
-            f"--outcomes={out / 'outcomes.sqlite'}",
+            f"--outcomes={out / f'outcomes{self.seed}.sqlite'}",
             f"--seed={self.seed}",
             f"--task={','.join(instances(SEEN, TRAIN_INSTANCES, 100 * self.seed))}",
             f"--eval_task={','.join(evaluated_on(self.seed))}",
@@ -240,13 +240,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/rlao_learns"))
     parser.add_argument("--schedules", default="rounds8:5,rounds3:3,offline:3", help="schedule:seeds,…")
     parser.add_argument("--arms", default="rlao,best,positive")
+    parser.add_argument(
+        "--only_seeds", default="", help="run these seeds alone, so that several processes share the work"
+    )
     parser.add_argument("--tables_only", action="store_true", help="print what is there")
     given = parser.parse_args()
     arms = given.arms.split(",")
     schedules = [(name, range(int(count))) for name, count in (s.split(":") for s in given.schedules.split(","))]
-    cells = [Cell(name, arm, seed) for name, seeds in schedules for seed in seeds for arm in arms]
+    only = {int(seed) for seed in given.only_seeds.split(",") if seed}
+    cells = [Cell(name, arm, seed) for name, seeds in schedules for arm in arms for seed in seeds]
     for cell in [] if given.tables_only else cells:
-        run_cell(cell, given.out)
+        if not only or cell.seed in only:
+            run_cell(cell, given.out)
+    if only:
+        return
     for name, seeds in schedules:
         for title, families in (("families held out", HELD_OUT), ("families seen in training", SEEN)):
             print(f"\n### {name}, {len(seeds)} seeds, {title} (simulated)\n")

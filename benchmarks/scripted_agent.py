@@ -1,6 +1,6 @@
 """A meta-agent that writes running workflows without having learnt anything: a table of which token follows which.
 
-pieces of workflows → tokenizer + Qwen2 weights → **Hugging Face folder** → `--meta_agent=`
+pieces of workflows → tokenizer + Qwen3 weights → **Hugging Face folder** → `--meta_agent=`
 
 Its one layer starts as the identity, its embeddings are one-hot for the pieces, and
 its unembedding is the table, so an action is a walk over pieces: an instruction, a
@@ -20,11 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from w4s_jax.mdp import initial_state
 from w4s_jax.policy.config import ModelConfig
 from w4s_jax.policy.hf import save_checkpoint
 from w4s_jax.policy.transformer import Transformer, init_variables
+from w4s_jax.prompts import FullTemplate
 from w4s_jax.tasks.toy import FAMILIES
-from w4s_jax.workflows import load_seed
+from w4s_jax.types import Evaluated, Feedback, State
+from w4s_jax.workflows import seeds_for
 
 PyTree = Any
 
@@ -79,7 +82,7 @@ def write_scripted_agent(folder: Path, *, seed: int = 0) -> Path:
             mlp_dim=2 * WIDTH,
             rope_theta=10_000.0,
             tie_embeddings=False,
-            qkv_bias=True,
+            qk_norm=True,  # Qwen3: for Qwen2 folders transformers puts a pre-tokenizer of its own in place of ours
             max_positions=MAX_POSITIONS,
         )
         params = init_variables(Transformer(config=config), jax.random.key(seed))["params"]
@@ -96,18 +99,17 @@ def write_scripted_agent(folder: Path, *, seed: int = 0) -> Path:
 
 
 def _write_tokenizer(folder: Path) -> dict[str, int]:
-    """A byte-level BPE for the prompts, with a token of its own for a line's end and for every piece."""
+    """A byte-level BPE of the full prompt, with a token of its own for a line's end and for every piece."""
     from transformers import PreTrainedTokenizerFast  # takes seconds to import
 
     core = Tokenizer(models.BPE())
     lines = pre_tokenizers.Split(Regex(r"\n"), "isolated")
     core.pre_tokenizer = pre_tokenizers.Sequence([lines, pre_tokenizers.ByteLevel(False, use_regex=False)])
     core.decoder = decoders.ByteLevel()
-    texts = [family.description for family in FAMILIES.values()] + [load_seed("toy_vote").code] * 2
     core.train_from_iterator(
-        texts,
+        [message.content for message in FullTemplate().opening(_example_state())] * 2,  # pairs seen once are not merged
         trainers.BpeTrainer(
-            vocab_size=480,
+            vocab_size=4000,
             special_tokens=list(SPECIAL),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
@@ -124,6 +126,13 @@ def _write_tokenizer(folder: Path) -> dict[str, int]:
     )
     tokenizer.save_pretrained(folder)
     return {START if name == "Ċ" else name: id_ for name, id_ in tokenizer.get_vocab().items()}
+
+
+def _example_state() -> State:
+    """What a full prompt is made from, so that its lines are few tokens."""
+    nothing = Feedback(accuracy=0.25, n=4)
+    seeds = tuple(Evaluated(workflow=workflow, feedback=nothing) for workflow in seeds_for("toy"))
+    return initial_state("toy_units", FAMILIES["toy_units"].description, seeds)
 
 
 def _with_table(params: PyTree, ids: dict[str, int], rng: np.random.Generator) -> PyTree:

@@ -9,6 +9,7 @@ resumable; 130 and 143 after Ctrl-C and SIGTERM, saved and resumable.
 from __future__ import annotations
 
 import asyncio
+import logging as std_logging
 import os
 import shlex
 import signal
@@ -28,8 +29,17 @@ EXIT_BUDGET = 3
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs `main` under absl; turns the errors of the house into one line and an exit code."""
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # of the libraries that log through absl: orbax and jax say much
+    std_logging.getLogger("w4s_jax").addHandler(_handler())
+    std_logging.getLogger("w4s_jax").propagate = False
     app.run(lambda argv: _guarded(main, argv))
+
+
+def _handler() -> std_logging.Handler:
+    handler = std_logging.StreamHandler()
+    handler.setLevel(std_logging.WARNING)
+    handler.setFormatter(std_logging.Formatter("%(levelname)s: %(message)s"))
+    return handler
 
 
 def _guarded(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:

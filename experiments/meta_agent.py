@@ -20,7 +20,7 @@ from w4s_jax.policy.chat import Chat
 from w4s_jax.policy.config import ModelConfig
 from w4s_jax.policy.hf import load_checkpoint
 from w4s_jax.policy.lora import LoraConfig
-from w4s_jax.policy.transformer import Transformer, init_variables
+from w4s_jax.policy.transformer import Transformer, init_lora
 from w4s_jax.training.checkpoint import Checkpoints
 from w4s_jax.types import InputError
 
@@ -84,9 +84,10 @@ def load_meta_agent(spec: str, mesh: Mesh) -> MetaAgent:
         param_dtype=jnp.dtype(FLAGS.param_dtype),
         remat=FLAGS.remat,
         lora=lora,
+        mesh=mesh,
     )
     if lora is not None:
-        variables["lora"] = init_variables(model, jax.random.key(FLAGS.seed))["lora"]
+        variables["lora"] = init_lora(model, jax.random.key(FLAGS.seed))
     return MetaAgent(name=spec, folder=folder, config=config, model=model, variables=variables, chat=Chat.load(folder))
 
 

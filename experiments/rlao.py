@@ -144,9 +144,11 @@ async def close_round(job: Job, round_: int, trajectories: Sequence[Trajectory],
         await learn(job, round_, [trajectories[i] for i in order], progress, finish=True)
     step = int(job.learner.state.step)
     values = round_values(trajectories) | {"updates_without_action": job.learner.unused}
+    job.learner.unused = 0
+    # Before the checkpoint: a resumed run drops what is behind its checkpoint, and cannot add what is missing.
+    job.metrics.add("round", round_=round_, step=step, values=values)
     if step not in job.checkpoints.steps():
         await asyncio.to_thread(job.checkpoints.save, job.learner.state, {"round": round_})
-    job.metrics.add("round", round_=round_, step=step, values=values)
     job.rounds_done = round_
     progress.note(reward=f"{values['mean_reward']:.2f}", runs=f"{values['running_share']:.2f}")
 
@@ -230,6 +232,8 @@ async def finish(job: Job, before: Sequence[Trajectory], after: Sequence[Traject
 
 async def rlao(run: RunDirectory) -> None:
     """The whole run, or what is missing of it."""
+    if FLAGS.trajectories:
+        read_trajectories(FLAGS.trajectories)  # what cannot be read is said before anything is spent
     mesh = make_mesh(FLAGS.mesh or f"fsdp={jax.device_count()}")
     agent = load_meta_agent(FLAGS.meta_agent, mesh)
     trainer = Trainer(model=agent.model, mesh=mesh, optimizer=optimizer_config())
@@ -359,6 +363,9 @@ def main(argv: Sequence[str]) -> None:
         raise InputError("--run_dir is empty; give the folder the run is written to, e.g. --run_dir=runs/first")
     if FLAGS.trajectories and FLAGS.num_rounds != 1:
         raise InputError(f"--num_rounds={FLAGS.num_rounds} with --trajectories; offline training is one round")
+    bad = [turns for turns in FLAGS.eval_after_turns if not turns.isdecimal()]
+    if bad:
+        raise InputError(f"--eval_after_turns has {bad[0]!r}, which is no number of turns; give numbers, e.g. 2,5")
     run = RunDirectory(Path(FLAGS.run_dir))
     if FLAGS.dry_run:
         case = dry_run.worst_case()

@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 
 from experiments.flags import MAY_CHANGE_ON_RESUME
-from w4s_jax.types import InputError, StoreError
+from w4s_jax.types import InputError, StoreError, W4sError
 
 PACKAGES = ("w4s_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy", "openai")
 
@@ -70,7 +70,12 @@ class RunDirectory:
             if resumed:
                 self._refuse_other_flags(serialized)
             self.write(self.flags, "".join(f"{line}\n" for line in serialized.values()))
-            yield resumed
+            try:
+                yield resumed
+            except W4sError:
+                if not resumed and not self.trajectories.exists():
+                    self.flags.unlink(missing_ok=True)  # nothing was begun: the command may be corrected
+                raise
 
     def _refuse_other_flags(self, serialized: Mapping[str, str]) -> None:
         before = dict(_name_and_line(line) for line in self.flags.read_text().splitlines() if line.startswith("--"))

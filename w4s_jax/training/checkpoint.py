@@ -256,7 +256,7 @@ def _unflat(like: PyTree, flat: Mapping[str, Any]) -> PyTree:
 
 
 def _shape(x: Any) -> Any:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)  # type: ignore[no-untyped-call]
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
 
 def _abstract(tree: PyTree) -> PyTree:

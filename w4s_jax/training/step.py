@@ -321,7 +321,7 @@ def _float32(tree: Tree) -> Tree:
 
 
 def _shape(shape: tuple[int, ...], dtype: Any, where: jax.sharding.Sharding) -> Any:
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=where)  # type: ignore[no-untyped-call]
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
 
 
 def _shardings(tree: Tree) -> Tree:

@@ -1,0 +1,352 @@
+"""Says what works on this machine: `python -m experiments.doctor`.
+
+packages, devices, sandbox layers, keys, disk → **checks** → a table, exit code
+
+Each line is ok or missing, and a missing one says its remedy. The sandbox's back ends
+are started, the packaged meta-agent is loaded; keys are looked for and never printed. It
+runs without the `train` extra and says that it is missing. Exit code 0 means that the
+quickstart can run here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import importlib.metadata
+import importlib.util
+import io
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from experiments import app
+from w4s_jax.sandbox import open_sandbox
+from w4s_jax.sandbox.child import landlock
+from w4s_jax.types import Limits, RunStatus, SolverInput, W4sError, Workflow
+
+ROOT = Path(__file__).resolve().parent.parent
+GIB = 2**30
+MIN_PYTHON = (3, 11)
+MIN_DISK, MIN_MEMORY = GIB // 2, GIB * 3 // 2
+"""Bytes that the quickstart needs."""
+KEYS = {
+    "OPENAI_API_KEY": "for --executor=openai away from loopback",
+    "OPENAI_BASE_URL": "for a server other than OpenAI's; --executor_base_url does the same",
+    "HF_TOKEN": "for gated tasks and models of the Hugging Face hub",
+}
+TRAIN_REMEDY = "make setup, or: pip install -e '.[train]'"
+
+_JSON_OUT = flags.DEFINE_string("json_out", "", "Write the result as JSON to this file too.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Check:
+    """One line of the table."""
+
+    name: str
+    ok: bool
+    found: str
+    """What there is, in a few words."""
+    remedy: str = ""
+    """What to do where it is missing."""
+    needed: bool = False
+    """Whether the quickstart needs it."""
+
+
+# --- Python and packages --------------------------------------------------------
+
+
+def check_python() -> Check:
+    """The interpreter."""
+    return Check(
+        name="python",
+        ok=sys.version_info >= MIN_PYTHON,
+        found=f"{platform.python_version()} at {sys.executable}",
+        remedy="install Python 3.11 or later, then make setup",
+        needed=True,
+    )
+
+
+def check_packages() -> Iterator[Check]:
+    """What `pyproject.toml` asks for, a line an extra, with what is absent or does not fit."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    for name, wanted, remedy in (
+        ("host packages", project["dependencies"], "make setup, or: pip install -e ."),
+        ("train packages", extras["train"], TRAIN_REMEDY),
+        ("dev packages", extras["dev"], "make setup, or: pip install -e '.[dev]'"),
+    ):
+        wrong = [problem for requirement in wanted if (problem := _problem(requirement))]
+        total = sum(not requirement.startswith("w4s_jax[") for requirement in wanted)
+        yield Check(
+            name=name,
+            ok=not wrong,
+            found=f"{total} of {total} fit pyproject.toml" if not wrong else "; ".join(wrong),
+            remedy=remedy,
+            needed=not name.startswith("dev"),
+        )
+
+
+def _problem(requirement: str) -> str:
+    """Why a requirement is not met; empty where it is."""
+    name, least = re.match(r"([\w.-]+)(?:\[[\w,-]*\])?(?:>=([\d.]+))?", requirement).groups()
+    if name == "w4s_jax":  # an extra of our own, which has its own line
+        return ""
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"{name} is not installed"
+    return "" if least is None or _numbers(version) >= _numbers(least) else f"{name} {version} is older than {least}"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version.split("+")[0])[:3])
+
+
+# --- devices --------------------------------------------------------------------
+
+
+def check_devices() -> Iterator[Check]:
+    """JAX with its devices, and what compiles for a TPU that is not there."""
+    try:
+        import jax
+    except ImportError as error:
+        yield Check(name="jax", ok=False, found=f"cannot be imported ({error})", remedy=TRAIN_REMEDY, needed=True)
+        return
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:
+        yield Check(
+            name="jax",
+            ok=False,
+            found=_first_line(error),
+            remedy="JAX_PLATFORMS=cpu, or the extra for this accelerator: pip install -e '.[cuda]' or '.[tpu]'",
+            needed=True,
+        )
+        return
+    kinds = ", ".join(dict.fromkeys(device.device_kind for device in devices))
+    yield Check(name="jax", ok=True, found=f"{len(devices)} {devices[0].platform} device(s): {kinds}", needed=True)
+    libtpu = importlib.util.find_spec("libtpu")
+    yield Check(
+        name="libtpu",
+        ok=libtpu is not None,
+        found="installed" if libtpu else "not installed",
+        remedy="pip install libtpu; only preflight for a TPU topology needs it",
+    )
+
+
+# --- the sandbox ----------------------------------------------------------------
+
+
+async def check_sandbox() -> list[Check]:
+    """Every back end, started and asked to run a workflow."""
+    works = {name: await _sandbox_problem(name) for name in ("bwrap", "guard", "process")}
+    remedies = {
+        "bwrap": "apt-get install -y bubblewrap, where the kernel allows namespaces",
+        "guard": "a Linux kernel of 5.13 or later with Landlock and seccomp",
+        "process": "",
+    }
+    says = {
+        "bwrap": "both layers",
+        "guard": f"Landlock (ABI {_landlock()}) and seccomp in every child",
+        "process": "limits only, stops nothing hostile; has to be chosen by name",
+    }
+    isolated = not (works["bwrap"] and works["guard"])
+    chosen = next((name for name in ("bwrap", "guard") if not works[name]), "none")
+    return [
+        *(
+            Check(name=f"sandbox {name}", ok=not problem, found=problem or says[name], remedy=remedies[name])
+            for name, problem in works.items()
+        ),
+        Check(
+            name="sandbox auto",
+            ok=isolated,
+            found=f"takes {chosen}",
+            remedy="one of the two lines above; --sandbox=process only for code that you trust",
+            needed=True,
+        ),
+    ]
+
+
+async def _sandbox_problem(name: str) -> str:
+    """Why a back end does not work here; empty where it does."""
+    workflow = Workflow(name="doctor", code="def solver(agent, task):\n    return {'answer': task[::-1]}\n")
+    limits = Limits(wall_seconds=30.0)
+
+    async def ask(call: object) -> list[str]:
+        return []
+
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            async with open_sandbox(name, packages=(), workers=1, allow_unsafe=True) as sandbox:
+                run = await sandbox.run_workflow(workflow, SolverInput(question="ok"), ask, limits)
+    except W4sError as error:
+        return _first_line(error)
+    return "" if (run.status, run.answer) == (RunStatus.OK, "ko") else f"a workflow ended with {run.status} {run.error}"
+
+
+def _landlock() -> int:
+    return landlock.abi() if sys.platform == "linux" else 0
+
+
+# --- the machine ----------------------------------------------------------------
+
+
+def check_machine() -> Iterator[Check]:
+    """Cores, memory, disk, loopback."""
+    yield Check(name="cores", ok=True, found=str(_cores()))
+    memory = _memory()
+    yield Check(
+        name="memory",
+        ok=memory is None or memory >= MIN_MEMORY,
+        found="unknown" if memory is None else f"{memory / GIB:.1f} GiB available",
+        remedy=f"free {MIN_MEMORY / GIB:.1f} GiB",
+        needed=True,
+    )
+    yield _check_disk("disk here", Path.cwd(), needed=True)
+    yield _check_disk("disk of hub cache", _hub_cache(), needed=False)
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=5).close()
+    except OSError as error:
+        yield Check(
+            name="loopback", ok=False, found=str(error), remedy="allow 127.0.0.1: simulate and the tests use it"
+        )
+    else:
+        yield Check(name="loopback", ok=True, found="127.0.0.1 connects")
+
+
+def _check_disk(name: str, folder: Path, *, needed: bool) -> Check:
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    return Check(
+        name=name,
+        ok=free >= MIN_DISK and os.access(there, os.W_OK),
+        found=f"{free / GIB:.1f} GiB free at {there}" + ("" if os.access(there, os.W_OK) else ", not writable"),
+        remedy=f"free {MIN_DISK / GIB:.1f} GiB there, or give another folder" + ("" if needed else " by HF_HOME"),
+        needed=needed,
+    )
+
+
+def _hub_cache() -> Path:
+    return Path(os.environ.get("HF_HUB_CACHE") or os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory() -> int | None:
+    """Bytes that can be had: the machine's, or less where a control group says so."""
+    with contextlib.suppress(OSError, AttributeError):
+        kibibytes = re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]
+        limit = Path("/sys/fs/cgroup/memory.max")
+        most = limit.read_text().strip() if limit.exists() else "max"
+        return min(int(kibibytes) * 1024, int(most) if most.isdigit() else sys.maxsize)
+    return None
+
+
+# --- keys, code, meta-agent -------------------------------------------------------
+
+
+def check_keys() -> Iterator[Check]:
+    """Whether keys are set; their values stay where they are."""
+    for name, purpose in KEYS.items():
+        found = bool(os.environ.get(name))
+        yield Check(name=name, ok=found, found="set" if found else "not set", remedy=f"export {name}=…; {purpose}")
+
+
+def check_commit() -> Check:
+    """The commit that `versions.json` of a run will name."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        remedy = "clone with git, so that runs can name the code they ran"
+        return Check(name="git commit", ok=False, found="unknown", remedy=remedy)
+    return Check(name="git commit", ok=True, found=found)
+
+
+def check_meta_agent() -> Check:
+    """The packaged meta-agent, loaded as a run would."""
+    try:
+        import jax
+        import jax.numpy as jnp
+
+        from experiments.meta_agent import TINY
+        from w4s_jax.policy.chat import Chat
+        from w4s_jax.policy.hf import load_checkpoint
+        from w4s_jax.policy.sharding import make_mesh
+
+        _, variables = load_checkpoint(TINY, make_mesh("", jax.devices()[:1]), jnp.float32)
+        Chat.load(TINY)
+    except ImportError as error:
+        found = f"cannot be loaded ({_first_line(error)})"
+        return Check(name="tiny meta-agent", ok=False, found=found, remedy=TRAIN_REMEDY, needed=True)
+    except (RuntimeError, OSError, ValueError) as error:
+        remedy = "git checkout w4s_jax/policy/tiny, or: python -m experiments.warm_start --output_dir=DIR"
+        return Check(name="tiny meta-agent", ok=False, found=_first_line(error), remedy=remedy, needed=True)
+    size = sum(leaf.size for leaf in jax.tree.leaves(variables))
+    return Check(name="tiny meta-agent", ok=True, found=f"{size / 1e6:.2f} M parameters, loads", needed=True)
+
+
+# --- the whole --------------------------------------------------------------------
+
+
+def examine() -> list[Check]:
+    """Every check, in the order they are printed."""
+    return [
+        check_python(),
+        *check_packages(),
+        *check_devices(),
+        check_meta_agent(),
+        *asyncio.run(check_sandbox()),
+        *check_machine(),
+        *check_keys(),
+        check_commit(),
+    ]
+
+
+def printed(checks: Sequence[Check]) -> str:
+    """The table and its verdict."""
+    width = max(len(check.name) for check in checks)
+    lines = []
+    for check in checks:
+        lines.append(f"{'ok' if check.ok else 'missing':<8} {check.name:<{width}}  {check.found}")
+        if not check.ok and check.remedy:
+            lines.append(f"{'':<8} {'':<{width}}  → {check.remedy}")
+    absent = [check.name for check in checks if check.needed and not check.ok]
+    verdict = f"The quickstart cannot run here; it needs: {', '.join(absent)}." if absent else "The quickstart can run."
+    return "\n".join([*lines, "", verdict])
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Examines, prints, and exits with 0 when the quickstart can run."""
+    del argv
+    checks = examine()
+    can_run = all(check.ok for check in checks if check.needed)
+    if _JSON_OUT.value:
+        result = {"schema_version": 1, "quickstart": can_run, "checks": [dataclasses.asdict(c) for c in checks]}
+        Path(_JSON_OUT.value).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(printed(checks))
+    sys.exit(0 if can_run else 1)
+
+
+if __name__ == "__main__":
+    app.run(main)
