@@ -83,6 +83,10 @@ class Command:
             text=True,
         )
 
+    def python_to_end(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs Python in the repository to its end."""
+        return ended(self.python(*arguments))
+
     def finish(self, run_dir: Path, *flags: str) -> subprocess.CompletedProcess[str]:
         """Runs it to its end, whatever that is."""
         return ended(self.start(run_dir, *flags))

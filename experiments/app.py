@@ -50,11 +50,11 @@ def _guarded(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None
     except BudgetExceededError as error:
         _fail(str(error), EXIT_BUDGET)
     except W4sError as error:
-        _fail(" ".join(str(error).split()), EXIT_BAD_INPUT)
+        _fail(str(error), EXIT_BAD_INPUT)
 
 
-def _fail(line: str, code: int) -> None:
-    print(f"error: {line}", file=sys.stderr)
+def _fail(text: str, code: int) -> None:
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
     sys.exit(code)
 
 

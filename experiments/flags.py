@@ -66,7 +66,13 @@ def define_search() -> None:
     flags.DEFINE_integer("num_turns", collect.num_turns, "Turns of a trajectory.", lower_bound=1)
     flags.DEFINE_integer("turns_in_context", collect.turns_in_context, "Turns of one dialogue.", lower_bound=1)
     flags.DEFINE_integer("max_repairs", collect.max_repairs, "Repairs of one action.", lower_bound=0)
-    flags.DEFINE_enum("reward", str(RewardConfig().kind), ["paper", "repo"], "Definition of the reward.")
+    reward = RewardConfig()
+    flags.DEFINE_enum("reward", str(reward.kind), ["paper", "repo"], "Definition of the reward.")
+    flags.DEFINE_float("reward_best", reward.best, "Reward of an accuracy above the best.")
+    flags.DEFINE_float("reward_improved", reward.improved, "Reward of one above the current workflow's alone.")
+    flags.DEFINE_float("reward_otherwise", reward.otherwise, "Reward of any other.")
+    flags.DEFINE_float("reward_low_penalty", reward.low_penalty, "Added by repo below reward_low_threshold.")
+    flags.DEFINE_float("reward_low_threshold", reward.low_threshold, "Accuracy below which repo adds its penalty.")
 
 
 def define_training() -> None:

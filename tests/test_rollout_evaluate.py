@@ -8,7 +8,7 @@ from rollout_fakes import FakeExecutor, FakeSandbox, FakeTask, workflow
 
 from w4s_jax.rollout.answers import bounded, plain_answer
 from w4s_jax.rollout.calls import ItemCalls
-from w4s_jax.rollout.evaluate import EvaluationOptions, Evaluator, item_digest
+from w4s_jax.rollout.evaluate import EvaluationOptions, Evaluator
 from w4s_jax.rollout.memo import OutcomeMemo
 from w4s_jax.types import (
     BudgetExceededError,
@@ -217,7 +217,7 @@ async def test_the_memo_tells_apart_everything_that_decides_an_outcome():
 
 
 def test_items_with_one_id_and_other_content_are_told_apart():
-    digests = {item_digest(Item(id="a", question=q, target=t)) for q, t in (("1", 1), ("1", 2), ("2", 1))}
+    digests = {Item(id="a", question=q, target=t).digest for q, t in (("1", 1), ("1", 2), ("2", 1))}
     assert len(digests) == 3
 
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import hashlib
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -154,6 +156,12 @@ class Item:
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Facts for the parent alone (gold program, difficulty); JSON-serialisable."""
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that decides an outcome on it, in hex; tells two items of one id apart."""
+        content = [self.question, self.target, self.entry_point, self.public_tests]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
     def solver_input(self) -> SolverInput:
         """The part of the item that a workflow sees."""
         return SolverInput(question=self.question, entry_point=self.entry_point, public_tests=self.public_tests)
@@ -180,7 +188,7 @@ class Workflow:
     name: str
     code: str
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the code, in hex."""
         return hashlib.sha256(self.code.encode("utf-8", "surrogatepass")).hexdigest()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -205,7 +204,7 @@ class Evaluator:
     async def _remembered(self, job: _Job, item: Item, stop: _Stop) -> Remembered:
         key = MemoKey(
             workflow=job.workflow.digest,
-            item=f"{item.id} {item_digest(item)}",
+            item=f"{item.id} {item.digest}",
             split=job.split,
             repetition=job.repetition,
             executor=f"{self.executor.model} {self.options.scope}",
@@ -315,9 +314,3 @@ async def finish_all(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         if isinstance(result, BaseException):
             raise result
     return [result for result in results if not isinstance(result, BaseException)]
-
-
-def item_digest(item: Item) -> str:
-    """SHA-256 of all that decides an item's outcome, in hex; two items with one id are told apart by it."""
-    content = [item.question, item.target, item.entry_point, item.public_tests]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,189 @@
+"""The phases of a run: seeds, searches, rounds of collecting and training.
+
+Job → **open_problems → search → train_round … → search** → closing evaluation
+
+What an earlier process finished is taken from the store; parameters are frozen while
+a round is collected, and training goes on as trajectories come in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from experiments.meta_agent import MetaAgent
+from experiments.metrics import MetricsLog, round_values, step_values
+from experiments.progress import Progress
+from experiments.run_dir import RunDirectory
+from experiments.world import World
+from w4s_jax.mdp import RewardConfig, RewardKind
+from w4s_jax.policy.local import LocalPolicy
+from w4s_jax.rollout.collect import CollectOptions, Collector, Problem, open_problem
+from w4s_jax.rollout.evaluate import finish_all
+from w4s_jax.rollout.plan import PlannedTrajectory, keyed_number, plan_round
+from w4s_jax.rollout.rounds import collect_round
+from w4s_jax.rollout.store import TrajectoryStore, read_trajectories
+from w4s_jax.training.checkpoint import Checkpoints
+from w4s_jax.training.learner import Learner, StepRecord
+from w4s_jax.types import SamplingOptions, Split, Trajectory, Turn
+
+FLAGS = flags.FLAGS
+
+
+@dataclasses.dataclass(kw_only=True)
+class Job:
+    """The parts of a run; each phase takes what it needs."""
+
+    run: RunDirectory
+    world: World
+    agent: MetaAgent
+    policy: LocalPolicy
+    learner: Learner
+    store: TrajectoryStore
+    metrics: MetricsLog
+    checkpoints: Checkpoints
+    rounds_done: int
+    """Rounds that the learner's state has been trained on."""
+    problems: dict[str, Problem] = dataclasses.field(default_factory=dict)
+
+    @property
+    def last_round(self) -> int:
+        """Number of the last training round."""
+        return 1 if FLAGS.trajectories else int(FLAGS.num_rounds)
+
+
+async def open_problems(job: Job) -> None:
+    """Evaluates the seed workflows of every task on validation items."""
+    names = dict.fromkeys((*(() if FLAGS.trajectories else job.world.train_names), *job.world.eval_names))
+    tasks = [job.world.tasks[name] for name in names]
+    total = sum(len(task.items(Split.VALIDATION)) * len(task.seed_workflows()) for task in tasks)
+    with Progress("seed workflows (items)", total) as progress:
+        problems = await finish_all(
+            [
+                open_problem(job.world.evaluator, task, seed=FLAGS.seed, progress=lambda outcome: progress.advance())
+                for task in tasks
+            ]
+        )
+    job.problems = {problem.task.name: problem for problem in problems}
+
+
+async def search(job: Job, label: str, round_: int) -> list[Trajectory]:
+    """One search a task to evaluate on, with the meta-agent as it is."""
+    plan = plan_round(
+        seed=FLAGS.seed, round_=round_, tasks=job.world.eval_names, trajectories=len(job.world.eval_names)
+    )
+    collector = make_collector(job, FLAGS.eval_num_turns or FLAGS.num_turns)
+    with Progress(f"search {label} training (turns)", len(plan) * collector.options.num_turns) as progress:
+        async with contextlib.aclosing(_collected(job, collector, plan, progress)) as stream:
+            return [trajectory async for trajectory in stream]
+
+
+async def train_round(job: Job, round_: int) -> None:
+    """Collects a round with frozen parameters and trains on it as it comes."""
+    job.policy.set_params(frozen_copy(job.learner.state.variables))
+    plan = plan_round(
+        seed=FLAGS.seed, round_=round_, tasks=job.world.train_names, trajectories=FLAGS.trajectories_per_round
+    )
+    collector = make_collector(job, FLAGS.num_turns)
+    title = f"round {round_}/{job.last_round} (turns)"
+    with Progress(title, len(plan) * FLAGS.num_turns) as progress:
+        async with contextlib.aclosing(_collected(job, collector, plan, progress)) as stream:
+            trajectories = []
+            async for trajectory in stream:
+                trajectories.append(trajectory)
+                await learn(job, round_, [trajectory], progress)
+        await close_round(job, round_, trajectories, progress)
+
+
+async def train_offline(job: Job) -> None:
+    """Trains on stored trajectories alone."""
+    trajectories = read_trajectories(FLAGS.trajectories)
+    with Progress("offline training (trajectories)", len(trajectories) * FLAGS.epochs) as progress:
+        for trajectory in trajectories:
+            await learn(job, 1, [trajectory], progress)
+            progress.advance()
+        await close_round(job, 1, trajectories, progress)
+
+
+async def close_round(job: Job, round_: int, trajectories: Sequence[Trajectory], progress: Progress) -> None:
+    """Further epochs, the last update, the checkpoint and the round's statistics."""
+    await learn(job, round_, (), progress, finish=True)
+    for epoch in range(1, FLAGS.epochs):
+        order = sorted(range(len(trajectories)), key=lambda i: keyed_number(FLAGS.seed, "epoch", round_, epoch, i))
+        await learn(job, round_, [trajectories[i] for i in order], progress, finish=True)
+    step = int(job.learner.state.step)
+    values = round_values(trajectories) | {"updates_without_action": job.learner.unused}
+    job.learner.unused = 0
+    # Before the checkpoint: a resumed run drops what is behind its checkpoint, and cannot add what is missing.
+    job.metrics.add("round", round_=round_, step=step, values=values)
+    if step not in job.checkpoints.steps():
+        await asyncio.to_thread(job.checkpoints.save, job.learner.state, {"round": round_})
+    job.rounds_done = round_
+    progress.note(reward=f"{values['mean_reward']:.2f}", runs=f"{values['running_share']:.2f}")
+
+
+async def learn(
+    job: Job, round_: int, trajectories: Iterable[Trajectory], progress: Progress, *, finish: bool = False
+) -> None:
+    """Feeds the learner in a thread of its own, so that rollouts go on meanwhile."""
+
+    def work() -> list[StepRecord | None]:
+        records = [job.learner.feed(trajectory) for trajectory in trajectories]
+        return [*records, job.learner.finish()] if finish else records
+
+    for record in await asyncio.to_thread(work):
+        if record is not None:
+            job.metrics.add("update", round_=round_, step=record.metrics.step, values=step_values(record))
+            progress.note(loss=f"{record.metrics.loss:.3f}")
+
+
+def _collected(
+    job: Job, collector: Collector, plan: Sequence[PlannedTrajectory], progress: Progress
+) -> AsyncIterator[Trajectory]:
+    for planned in plan:
+        progress.advance(len(job.store.finished_turns(planned.round, planned.index)))
+
+    def on_turn(turn: Turn) -> None:
+        progress.advance(calls=job.world.calls.summary().total.calls)
+
+    return collect_round(
+        collector, plan, job.problems, job.store, in_flight=FLAGS.trajectories_in_flight, on_turn=on_turn
+    )
+
+
+def make_collector(job: Job, num_turns: int) -> Collector:
+    """A collector with the flags' options."""
+    options = CollectOptions(
+        num_candidates=FLAGS.num_candidates,
+        num_turns=num_turns,
+        turns_in_context=FLAGS.turns_in_context,
+        max_repairs=FLAGS.max_repairs,
+        sampling=SamplingOptions(temperature=FLAGS.temperature, max_new_tokens=FLAGS.max_new_tokens),
+        reward=reward_config(),
+    )
+    return Collector(job.policy, job.world.template, job.world.evaluator, options)
+
+
+def reward_config() -> RewardConfig:
+    """The definition of the reward with its values."""
+    return RewardConfig(
+        kind=RewardKind(FLAGS.reward),
+        best=FLAGS.reward_best,
+        improved=FLAGS.reward_improved,
+        otherwise=FLAGS.reward_otherwise,
+        low_penalty=FLAGS.reward_low_penalty,
+        low_threshold=FLAGS.reward_low_threshold,
+    )
+
+
+def frozen_copy(variables: dict[str, Any]) -> dict[str, Any]:
+    """Frozen parameters for sampling: an update donates the ones it starts from."""
+    copied: dict[str, Any] = jax.tree.map(jnp.copy, variables)
+    return copied
