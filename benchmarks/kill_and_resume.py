@@ -2,11 +2,11 @@
 
 uninterrupted run → (start, SIGKILL at a random moment, same command again) × 20 → **table of verdicts**
 
-Moments are uniform over the wall clock of the uninterrupted run, so every phase is
-hit: start-up, searches, rounds, checkpoints, the closing evaluation, the export. After
-each, the resumed run must equal the uninterrupted one: exported parameters and metrics
-to the bit, the same turns, every stored turn kept as it was, and every committed call
-bought once. The run is a small one: a scripted meta-agent and a simulated executor.
+Moments are uniform over the wall clock of the uninterrupted run, from its set-up to its
+end: searches, rounds, checkpoints, the closing evaluation, the export. After each, the
+resumed run must equal the uninterrupted one: exported parameters and metrics to the bit,
+the same turns, every stored turn kept as it was, and every committed call bought once.
+The run is a small one: a scripted meta-agent and a simulated executor.
 """
 
 from __future__ import annotations
@@ -227,8 +227,9 @@ def main() -> int:
     options.out.mkdir(parents=True)
     command = Command(write_scripted_agent(options.out / "agent"), options.out / "compiled")
     _finished(command, options.out / "warm-up")  # fills the cache of compiled programs
-    began = time.monotonic()
-    _finished(command, options.out / "uninterrupted")
+    process = command.start(options.out / "uninterrupted")
+    began = _set_up(process, options.out / "uninterrupted")
+    _must_have_finished(ended(process), options.out / "uninterrupted")
     seconds = time.monotonic() - began
     wanted = Left.of(options.out / "uninterrupted")
     print(f"uninterrupted: {seconds:.1f} s, {len(wanted.turns)} turns, {sum(wanted.calls.values())} calls")
@@ -236,8 +237,9 @@ def main() -> int:
     rng, failed = random.Random(options.seed), 0
     for number in range(options.moments):
         moment, run_dir = rng.uniform(0.0, seconds), options.out / f"killed-{number:02d}"
-        stop_at = time.monotonic() + moment
-        stopped_when(command.start(run_dir), lambda at=stop_at: time.monotonic() >= at, signal.SIGKILL)
+        process = command.start(run_dir)
+        stop_at = _set_up(process, run_dir) + moment
+        stopped_when(process, lambda at=stop_at: time.monotonic() >= at, signal.SIGKILL)
         stored = Left.of(run_dir)
         _finished(command, run_dir)
         wrong = differences(wanted, Left.of(run_dir), [stored])
@@ -252,8 +254,18 @@ def main() -> int:
     return 1 if failed else 0
 
 
+def _set_up(process: subprocess.Popen[str], run_dir: Path) -> float:
+    """Waits until a run has written what it is; returns when that was."""
+    while process.poll() is None and not (run_dir / "versions.json").exists():
+        time.sleep(0.005)
+    return time.monotonic()
+
+
 def _finished(command: Command, run_dir: Path) -> None:
-    done = command.finish(run_dir)
+    _must_have_finished(command.finish(run_dir), run_dir)
+
+
+def _must_have_finished(done: subprocess.CompletedProcess[str], run_dir: Path) -> None:
     if done.returncode:
         raise SystemExit(f"{run_dir} ended with {done.returncode}:\n{done.stderr[-2000:]}")
 

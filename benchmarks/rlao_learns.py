@@ -9,8 +9,9 @@ Schedules: 8 rounds; 3 rounds; one offline collection. Each seed has task instan
 of its own, in training and in evaluation; within a seed all arms share them.
 
 Cells are resumable run directories and remember outcomes by workflow and item, so the
-benchmark may be stopped and started at will. Everything is simulated: simulator,
-tasks and warm start have the same authors.
+benchmark may be stopped and started at will; what a finished cell measured is a small
+file in `benchmarks/results/rlao_learns`, and a cell that is there is not run again.
+Everything is simulated: simulator, tasks and warm start have the same authors.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from w4s_jax.reports.intervals import Estimate, mean
@@ -42,9 +43,12 @@ HELD_OUT_INSTANCES = 8
 SEEN_INSTANCES = 1
 TRAIN_INSTANCES = 4
 FLAGS = (
-    "--flagfile=experiments/flags/quickstart.flags --trajectories_per_round=28 "
-    "--eval_num_turns=10 --eval_after_turns=2 --test_size=50"
+    "--flagfile=experiments/flags/quickstart.flags --num_turns=4 --trajectories_per_round=14 "
+    "--trajectories_per_step=1 --eval_num_turns=10 --eval_after_turns=2 --test_size=50"
 ).split()
+OFFLINE_TRAJECTORIES = 42
+GROUPS = {"held_out": HELD_OUT, "seen": SEEN}
+RESULTS = Path(__file__).parent / "results" / "rlao_learns"
 
 USEFUL = {
     "toy_small": {"plan", "ignore"},
@@ -73,9 +77,26 @@ class Cell:
         """Its run directory."""
         return out / self.schedule / self.arm / f"seed{self.seed}"
 
+    @property
+    def result(self) -> Path:
+        """What it measured."""
+        return RESULTS / f"{self.schedule}-{self.arm}-seed{self.seed}.json"
+
+    @property
+    def measures_warm_start(self) -> bool:
+        """One cell a seed searches with the agent as it was before training."""
+        return self.schedule == "rounds8" and self.arm == "rlao"
+
+    def read(self, group: str) -> Measures:
+        """The measures of one group of families, or of the warm start on it.
+
+        Raises:
+            FileNotFoundError: the cell has not been run.
+        """
+        return Measures(**json.loads(self.result.read_text())[group])
+
     def flags(self, out: Path) -> list[str]:
         """Its command line."""
-        warm_is_measured_here = self.schedule == "rounds8" and self.arm == "rlao"
         flags = [
             *FLAGS,
             f"--run_dir={self.folder(out)}",
@@ -84,7 +105,7 @@ class Cell:
             f"--task={','.join(instances(SEEN, TRAIN_INSTANCES, 100 * self.seed))}",
             f"--eval_task={','.join(evaluated_on(self.seed))}",
             f"--weights={ARMS[self.arm]}",
-            f"--evaluate_before={'true' if warm_is_measured_here else 'false'}",
+            f"--evaluate_before={'true' if self.measures_warm_start else 'false'}",
         ]
         if self.schedule == "offline":
             return [*flags, f"--trajectories={offline_file(out, self.seed)}", "--num_rounds=1"]
@@ -113,26 +134,32 @@ def run(module_flags: Sequence[str]) -> None:
 
 
 def collect_offline(out: Path, seed: int) -> None:
-    """One collection of 84 trajectories with the warm-started agent, kept without the searches around it."""
+    """One collection with the warm-started agent, kept without the searches around it."""
     target = offline_file(out, seed)
     if target.exists():
         return
     folder = out / "offline" / f"collection{seed}"
     cell = Cell("rounds3", "rlao", seed).flags(out)
-    cheap = "--num_rounds=1 --trajectories_per_round=84 --eval_task=toy_lookup --eval_num_turns=1 --eval_after_turns="
+    cheap = f"--trajectories_per_round={OFFLINE_TRAJECTORIES} --num_rounds=1 --eval_num_turns=1"
+    cheap += " --eval_task=toy_lookup --eval_after_turns="
     run([*cell, f"--run_dir={folder}", "--evaluate_before=false", *cheap.split()])
     lines = (folder / "trajectories.jsonl").read_text().splitlines(keepends=True)
     target.write_text("".join(line for line in lines if json.loads(line)["round"] == 1))
 
 
 def run_cell(cell: Cell, out: Path) -> None:
-    """Runs one cell unless it is done."""
-    if (cell.folder(out) / "summary.json").exists():
+    """Runs one cell and keeps what it measured, unless that is done."""
+    if cell.result.exists():
         return
     print(f"running {cell}", file=sys.stderr, flush=True)
     if cell.schedule == "offline":
         collect_offline(out, cell.seed)
     run(cell.flags(out))
+    measured = {group: asdict(measure(cell, out, families)) for group, families in GROUPS.items()}
+    if cell.measures_warm_start:
+        measured |= {f"warm_{group}": asdict(measure(cell, out, f, warm=True)) for group, f in GROUPS.items()}
+    cell.result.parent.mkdir(parents=True, exist_ok=True)
+    cell.result.write_text(json.dumps(measured, indent=1) + "\n")
 
 
 # --- measuring ----------------------------------------------------------------
@@ -208,10 +235,10 @@ def ingredient_shares(searches: Sequence[Trajectory]) -> tuple[float, float]:
 COLUMNS = ("reward", "running", "reward_per_running", "accuracy_2", "accuracy_10", "useful", "elsewhere")
 
 
-def table(out: Path, schedule: str, seeds: Sequence[int], arms: Sequence[str], families: Sequence[str]) -> list[str]:
+def table(schedule: str, seeds: Sequence[int], arms: Sequence[str], group: str) -> list[str]:
     """Rows of one schedule on one group: means over seeds, and differences to the warm start and to RLAO."""
-    warm = [measure(Cell("rounds8", "rlao", s), out, families, warm=True) for s in seeds]
-    by_arm = {"warm": warm} | {arm: [measure(Cell(schedule, arm, s), out, families) for s in seeds] for arm in arms}
+    warm = [Cell("rounds8", "rlao", seed).read(f"warm_{group}") for seed in seeds]
+    by_arm = {"warm": warm} | {arm: [Cell(schedule, arm, seed).read(group) for seed in seeds] for arm in arms}
     lines = ["| agent | " + " | ".join(COLUMNS) + " | tokens trained |", "|---" * (len(COLUMNS) + 2) + "|"]
     for arm, measured in by_arm.items():
         cells = [f"{sum(getattr(m, c) for m in measured) / len(measured):.3f}" for c in COLUMNS]
@@ -255,9 +282,9 @@ def main() -> None:
     if only:
         return
     for name, seeds in schedules:
-        for title, families in (("families held out", HELD_OUT), ("families seen in training", SEEN)):
+        for group, title in (("held_out", "families held out"), ("seen", "families seen in training")):
             print(f"\n### {name}, {len(seeds)} seeds, {title} (simulated)\n")
-            print("\n".join(table(given.out, name, list(seeds), arms, families)))
+            print("\n".join(table(name, list(seeds), arms, group)))
 
 
 if __name__ == "__main__":

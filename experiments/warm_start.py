@@ -53,7 +53,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 MAX_POSITIONS = 4096
-ROW_LENGTH, ROWS = 512, 4
+ROW_LENGTH, ROWS = 384, 4
 
 
 def subjects() -> tuple[Subject, ...]:

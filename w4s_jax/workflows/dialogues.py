@@ -3,9 +3,9 @@
 recipes + states → **dialogues** → tokenizer, supervised training
 
 The agent has to learn the format, the dialect and to spread over the ingredients,
-not to be good: of its answers about a quarter carry a bug, a quarter change one
-ingredient at random, a quarter are drawn blindly, and only the rest answer what
-the state shows. Accuracies and failure counts of the states are drawn, not
+not to be good: of its answers a fifth carry a bug, nearly half change one ingredient
+of the current workflow at random, a sixth are drawn blindly, and the rest answer a word
+of the task's description or what fails most. Accuracies and failure counts of the states are drawn, not
 measured. No held-out family is seen here.
 """
 
@@ -34,9 +34,10 @@ class Subject:
 class DialogueMix:
     """Shares of the kinds of answers; what is left answers what the state shows."""
 
-    broken: float = 0.25
-    random: float = 0.25
-    edit: float = 0.25
+    broken: float = 0.2
+    """Whatever else they are."""
+    random: float = 0.15
+    edit: float = 0.5
     second_turn: float = 0.35
     repair: float = 0.3
     """Of the broken answers that raise, the share that is followed by its repair."""
@@ -90,9 +91,9 @@ def _answer(
     """The recipe answered with, its code (with a bug or not) and the error the bug gives."""
     kind = rng.random()
     code_task = subject.code_task
-    if kind < mix.random + mix.broken / 2:
+    if kind < mix.random:
         answer = grammar.random_recipe(rng, code_task=code_task)
-    elif kind < mix.random + mix.edit + mix.broken:
+    elif kind < mix.random + mix.edit:
         answer = grammar.edit(recipe, rng, code_task=code_task)
     else:
         answer = _sensible(rng, subject, recipe, state.current.feedback)
@@ -129,13 +130,26 @@ def _state(rng: random.Random, subject: Subject, recipe: Recipe, best: float) ->
     )
 
 
+_WORDS = (
+    ("unit", Instruction.UNITS),
+    ("table", Instruction.FACTS),
+    ("ambiguous", Instruction.WORDING),
+    ("irrelevant", Instruction.IGNORE),
+    ("huge", Instruction.CHECK),
+)
+"""Words of a description and an instruction that they suggest."""
+
+
 def _sensible(rng: random.Random, subject: Subject, recipe: Recipe, feedback: Feedback) -> Recipe:
-    """Answers the most frequent failure, or a word of the task's description."""
-    symptom = max(feedback.symptoms, key=lambda s: (feedback.symptoms[s], s))
+    """Answers a word of the task's description, or its most frequent failure."""
+    program = dataclasses.replace(recipe, style=Style.PROGRAM, extract=Extract.RUN, ending=False)
     if subject.code_task:
         fixes = (grammar.add(recipe, Instruction.EDGES), dataclasses.replace(recipe, tests=max(recipe.tests, 2)))
         return rng.choice(fixes)
-    program = dataclasses.replace(recipe, style=Style.PROGRAM, extract=Extract.RUN, ending=False)
+    named = [grammar.add(recipe, fix) for word, fix in _WORDS if word in subject.description]
+    named += [program] * ("huge" in subject.description)
+    if named and rng.random() < 0.5:
+        return rng.choice(named)
     vote = dataclasses.replace(recipe, samples=5, temperature=0.8, pick=Pick.VOTE)
     answers = {
         "factor": (grammar.add(recipe, Instruction.UNITS),),
@@ -144,4 +158,5 @@ def _sensible(rng: random.Random, subject: Subject, recipe: Recipe, feedback: Fe
         "far": (grammar.add(recipe, Instruction.WORDING), vote, dataclasses.replace(recipe, style=Style.PLAN)),
         "no number": (dataclasses.replace(recipe, ending=True, extract=Extract.NUMBER),),
     }
+    symptom = max(feedback.symptoms, key=lambda s: (feedback.symptoms[s], s))
     return rng.choice(answers.get(symptom, (Recipe(instructions=recipe.instructions),)))

@@ -180,21 +180,27 @@ def add(recipe: Recipe, instruction: Instruction) -> Recipe:
 
 
 def edit(recipe: Recipe, rng: random.Random, *, code_task: bool = False) -> Recipe:
-    """Changes one ingredient."""
+    """Changes one ingredient; never returns the recipe itself."""
+    while (edited := _edit(recipe, rng, code_task)) == recipe:
+        pass
+    return edited
+
+
+def _edit(recipe: Recipe, rng: random.Random, code_task: bool) -> Recipe:
     other = random_recipe(rng, code_task=code_task)
-    kind = rng.choice(("style", "add", "add", "drop", "samples", "temperature", "critiques", "ending", "tests"))
+    kinds = ["style", "style", "add", "add", "add", "drop", "samples", "critiques", "ending"]
+    kind = rng.choice([*kinds, "tests", "tests"] if code_task else kinds)
     if kind == "style":
         return dataclasses.replace(recipe, style=other.style, extract=other.extract)
     if kind == "add":
         return add(recipe, rng.choice(list(Instruction)))
     if kind == "drop":
-        return dataclasses.replace(recipe, instructions=recipe.instructions[1:])
+        dropped = rng.choice(recipe.instructions) if recipe.instructions else None
+        return dataclasses.replace(recipe, instructions=tuple(i for i in recipe.instructions if i is not dropped))
     if kind == "samples":
         return dataclasses.replace(recipe, samples=other.samples, pick=other.pick, temperature=other.temperature)
     if kind == "ending":
         return dataclasses.replace(recipe, ending=not recipe.ending)
-    if kind == "tests" and not code_task:
-        return dataclasses.replace(recipe, critiques=other.critiques)
     return dataclasses.replace(recipe, **{kind: getattr(other, kind)})
 
 
