@@ -34,6 +34,7 @@ from w4s_jax.policy.local import LocalPolicy
 from w4s_jax.policy.sharding import make_mesh
 from w4s_jax.reports.html import write_report
 from w4s_jax.rollout.store import TrajectoryStore, read_trajectories
+from w4s_jax.tasks.registry import expand_tasks
 from w4s_jax.training.checkpoint import Checkpoints
 from w4s_jax.training.learner import Learner, LearnerConfig
 from w4s_jax.training.optimizer import OptimizerConfig
@@ -62,7 +63,7 @@ async def finish(job: Job, before: Sequence[Trajectory], after: Sequence[Traject
     executor = job.world.executor
     paths = Paths(
         best_workflow=write_workflows(job.run, closing.labelled(results, "after"), executor.model, executor.simulated),
-        checkpoint=str(job.run.checkpoints / f"step_{int(job.learner.state.step):08d}"),
+        checkpoint=latest_checkpoint(job),
         hf_export=export(job.run, job.agent, job.learner.state),
         report=job.run.report,
     )
@@ -82,6 +83,12 @@ async def finish(job: Job, before: Sequence[Trajectory], after: Sequence[Traject
         job.run.write_json(Path(FLAGS.json_out), summary)
     write_report(job.run.root)
     print(printed(results, summary, FLAGS.eval_task or FLAGS.task))
+
+
+def latest_checkpoint(job: Job) -> str:
+    """Path of the newest checkpoint; empty where nothing was trained."""
+    steps = job.checkpoints.steps()
+    return str(job.run.checkpoints / f"step_{steps[-1]:08d}") if steps else ""
 
 
 # --- setting up ---------------------------------------------------------------
@@ -217,6 +224,7 @@ def main(argv: Sequence[str]) -> None:
     bad = [turns for turns in FLAGS.eval_after_turns if not turns.isdecimal()]
     if bad:
         raise InputError(f"--eval_after_turns has {bad[0]!r}, which is no number of turns; give numbers, e.g. 2,5")
+    expand_tasks(",".join([*FLAGS.task, *FLAGS.eval_task]))  # refuses a misspelt name before anything is loaded
     run = RunDirectory(Path(FLAGS.run_dir))
     if FLAGS.dry_run:
         case = dry_run.worst_case()

@@ -22,6 +22,7 @@ from w4s_jax.executor.ledger import CallStore
 from w4s_jax.executor.metered import MeteredExecutor, MeteredOptions
 from w4s_jax.executor.prices import PriceTable, parse_prices
 from w4s_jax.executor.simulator import SimulatedBackend
+from w4s_jax.executor.simulator.door import MODEL_NAME
 from w4s_jax.prompts import CompactTemplate, FullTemplate, PromptTemplate
 from w4s_jax.rollout.evaluate import EvaluationOptions, Evaluator
 from w4s_jax.rollout.memo import OutcomeMemo
@@ -113,7 +114,11 @@ def make_backend(tasks: Sequence[SealedTask]) -> Backend:
         InputError: a paid executor lacks its key or its model's name.
     """
     if FLAGS.executor == "openai":
-        return OpenAIBackend(FLAGS.executor_model, base_url=FLAGS.executor_base_url or None)
+        return OpenAIBackend(
+            FLAGS.executor_model,
+            base_url=FLAGS.executor_base_url or None,
+            simulated=FLAGS.executor_model == MODEL_NAME,  # our own simulator behind its server
+        )
     return SimulatedBackend(tasks=tasks)
 
 

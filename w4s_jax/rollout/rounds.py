@@ -17,7 +17,7 @@ from typing import Protocol
 
 from w4s_jax.rollout.collect import Collector, OnTurn, Problem
 from w4s_jax.rollout.plan import PlannedTrajectory
-from w4s_jax.types import InputError, Trajectory, Turn
+from w4s_jax.types import BudgetExceededError, InputError, Trajectory, Turn
 
 _LOG = logging.getLogger(__name__)
 
@@ -113,7 +113,10 @@ class _Supervisor:
                     on_turn=self._finished,
                 )
             except Exception as error:
-                _LOG.error("%s on task %s stopped: %s: %s", planned.name, planned.task, type(error).__name__, error)
+                level = logging.INFO if isinstance(error, BudgetExceededError) else logging.ERROR
+                _LOG.log(
+                    level, "%s on task %s stopped: %s: %s", planned.name, planned.task, type(error).__name__, error
+                )
                 if self.failure is None:
                     self.failure = error
                 raise
