@@ -210,8 +210,14 @@ def opening_lines(job: Job) -> str:
         f"{resumed}run {job.run.root}: meta-agent {job.agent.name} ({size / 1e6:.2f} M parameters), "
         f"executor {job.world.executor.model}, sandbox {job.world.sandbox.name}, "
         f"{jax.device_count()} {jax.devices()[0].platform} device(s)\n"
-        f"train on {', '.join(FLAGS.task)}; evaluate on {', '.join(FLAGS.eval_task or FLAGS.task)}"
+        f"train on {', '.join(FLAGS.task)}; evaluate on {', '.join(FLAGS.eval_task or FLAGS.task)}{sources(job)}"
     )
+
+
+def sources(job: Job) -> str:
+    """How the splits of each benchmark came from its source; generated tasks have nothing to say."""
+    tasks = [task for name, task in job.world.tasks.items() if not name.startswith("toy")]
+    return "".join(f"\n{task.name}: {task.source}" for task in tasks)
 
 
 def main(argv: Sequence[str]) -> None:
