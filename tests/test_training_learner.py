@@ -61,6 +61,6 @@ def test_an_update_without_an_action_is_left_out_and_counted():
 
 
 def test_a_tree_longer_than_a_row_is_refused_with_both_numbers():
-    short = learner(config=dataclasses.replace(SHAPES, row_length=8))
-    with pytest.raises(InputError, match=r"\d+ tokens does not fit row_length=8; raise --row_length"):
+    short = learner(config=dataclasses.replace(SHAPES, row_length=2))
+    with pytest.raises(InputError, match=r"\d+ tokens does not fit row_length=2; raise --row_length"):
         short.feed(trajectory(0))
