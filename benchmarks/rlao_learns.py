@@ -43,8 +43,7 @@ HELD_OUT_INSTANCES = 8
 SEEN_INSTANCES = 1
 TRAIN_INSTANCES = 4
 FLAGS = (
-    "--flagfile=experiments/flags/quickstart.flags --num_turns=4 --trajectories_per_round=14 "
-    "--trajectories_per_step=1 --eval_num_turns=10 --eval_after_turns=2 --test_size=50"
+    "--flagfile=experiments/flags/quickstart.flags --eval_num_turns=10 --eval_after_turns=2 --test_size=50"
 ).split()
 OFFLINE_TRAJECTORIES = 42
 GROUPS = {"held_out": HELD_OUT, "seen": SEEN}
