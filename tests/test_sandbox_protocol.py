@@ -127,3 +127,5 @@ async def test_a_waiter_that_is_cancelled_lets_the_next_one_through():
     await asyncio.sleep(0)
     everything.cancel()
     await asyncio.wait_for(one, 1)
+    assert one.done()
+    assert everything.cancelled()
