@@ -40,7 +40,7 @@ PyTree = Any
 
 _OUTPUT = flags.DEFINE_string("output_dir", "", "Folder that the checkpoint is written to.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of dialogues and parameters.")
-_STEPS = flags.DEFINE_integer("steps", 500, "Optimiser steps.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 400, "Optimiser steps.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("dialogues_per_step", 32, "Dialogues in one step.", lower_bound=1)
 _RATE = flags.DEFINE_float("learning_rate", 3e-3, "Peak learning rate; a cosine takes it to a tenth.")
 _VOCAB = flags.DEFINE_integer("vocab_size", 1024, "Entries of the tokenizer.", lower_bound=300)
