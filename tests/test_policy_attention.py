@@ -1,9 +1,15 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from w4s_jax.policy.attention import causal_attention, decode_attention, masked_softmax, tree_attention_reference
+from w4s_jax.policy.blockwise_attention import tree_attention, visible_pairs
+
+BLOCKWISE = functools.partial(tree_attention, block=4)
+over_trees = pytest.mark.parametrize("attention", [tree_attention_reference, BLOCKWISE], ids=["dense", "blockwise"])
 
 N, K, H = 4, 2, 8
 
@@ -53,25 +59,28 @@ def qkv(length, seed=0, rows=1):
     )
 
 
-def test_tree_attention_equals_a_float64_loop_over_the_paths():
+@over_trees
+def test_tree_attention_equals_a_float64_loop_over_the_paths(attention):
     q, k, v = qkv(LENGTH)
-    out = tree_attention_reference(q, k, v, jnp.asarray([EXPIRY], jnp.int32))
+    out = attention(q, k, v, jnp.asarray([EXPIRY], jnp.int32))
     np.testing.assert_allclose(out[0], attention_in_float64(q[0], k[0], v[0], visible_by_paths()), atol=2e-6)
 
 
-def test_every_branch_of_a_tree_equals_a_causal_row_of_its_own():
+@over_trees
+def test_every_branch_of_a_tree_equals_a_causal_row_of_its_own(attention):
     q, k, v = qkv(LENGTH)
-    out = np.asarray(tree_attention_reference(q, k, v, jnp.asarray([EXPIRY], jnp.int32)))
+    out = np.asarray(attention(q, k, v, jnp.asarray([EXPIRY], jnp.int32)))
     for path in PATHS.values():
         alone = causal_attention(q[:, path], k[:, path], v[:, path], jnp.asarray([len(path)]))
         np.testing.assert_allclose(out[:, path], alone, atol=1e-6)
 
 
-def test_gradients_are_exactly_zero_where_a_query_may_not_see():
+@over_trees
+def test_gradients_are_exactly_zero_where_a_query_may_not_see(attention):
     q, k, v = qkv(LENGTH)
     expiry = jnp.asarray([EXPIRY], jnp.int32)
     # [query, key] from the sum over a query's head dims to all dims of a key or value.
-    to_k, to_v = jax.jacrev(lambda k, v: tree_attention_reference(q, k, v, expiry).sum((0, 2, 3)), (0, 1))(k, v)
+    to_k, to_v = jax.jacrev(lambda k, v: attention(q, k, v, expiry).sum((0, 2, 3)), (0, 1))(k, v)
     sees = visible_by_paths()
     flows = np.abs(np.asarray(to_v)).sum((1, 3, 4))
     assert np.all(flows[~sees] == 0.0)
@@ -79,17 +88,73 @@ def test_gradients_are_exactly_zero_where_a_query_may_not_see():
     assert np.all(np.abs(np.asarray(to_k)).sum((1, 3, 4))[~sees] == 0.0)
 
 
-def test_padding_gives_zeros_and_no_gradient_even_for_wild_values():
+@over_trees
+def test_padding_gives_zeros_and_no_gradient_even_for_wild_values(attention):
     q, k, v = (np.array(x) for x in qkv(LENGTH))
     for x in (q, k, v):
         x[:, -2:] = 1e30
     expiry = jnp.asarray([EXPIRY], jnp.int32)
-    out = tree_attention_reference(q, k, v, expiry)
+    out = attention(q, k, v, expiry)
     assert np.all(np.asarray(out[:, -2:]) == 0.0)
-    grads = jax.grad(lambda q, k, v: jnp.sum(jnp.sin(tree_attention_reference(q, k, v, expiry))), (0, 1, 2))(q, k, v)
+    grads = jax.grad(lambda q, k, v: jnp.sum(jnp.sin(attention(q, k, v, expiry))), (0, 1, 2))(q, k, v)
     for grad in grads:
         assert np.all(np.isfinite(grad))
         assert np.all(np.asarray(grad[:, -2:]) == 0.0)
+
+
+def random_rows(rng, rows, length):
+    """Rows packed with trees whose expiries nest at random, and padding at the end; int32 [rows, length]."""
+
+    def subtree(start, end):
+        expiry[start:end] = np.minimum(expiry[start:end], end)
+        if end - start > 3:
+            cuts = np.sort(rng.integers(start + 1, end, size=rng.integers(0, 4)))
+            for a, b in zip(cuts, [*cuts, end][1:], strict=True):
+                if b - a < end - start:
+                    subtree(a, b)
+
+    drawn = []
+    for _ in range(rows):
+        expiry = np.full(length, length, np.int32)
+        starts = np.unique(np.append(0, rng.integers(0, length, size=3)))
+        for start, end in zip(starts, [*starts[1:], length], strict=True):
+            subtree(start, end)
+        padding = rng.integers(0, length // 3)
+        expiry[length - padding :] = 0
+        drawn.append(np.minimum(expiry, length - padding))
+    return np.stack(drawn)
+
+
+@pytest.mark.parametrize(("length", "block"), [(37, 8), (64, 16), (65, 16), (5, 8), (40, 1)])
+def test_blockwise_attention_and_its_gradients_equal_the_dense_ones_over_random_trees(length, block):
+    expiry = jnp.asarray(random_rows(np.random.default_rng(length), 3, length))
+    q, k, v = qkv(length, rows=3)
+    pull = draw(3, length, N, H, seed=9)
+
+    def both(attention):
+        out, backward = jax.vjp(lambda q, k, v: attention(q, k, v, expiry), q, k, v)
+        return out, *backward(pull)
+
+    for ours, dense in zip(
+        both(functools.partial(tree_attention, block=block)), both(tree_attention_reference), strict=True
+    ):
+        np.testing.assert_allclose(ours, dense, atol=3e-6)
+
+
+def test_masked_scores_far_above_the_visible_ones_do_not_overflow():
+    q, k, v = (np.array(x) for x in qkv(8))
+    q[:, 4:], k[:, :4] = 1e4, 1e4  # the second tree's queries would love the first tree's keys
+    expiry = jnp.asarray([[4] * 4 + [8] * 4], jnp.int32)
+    for grad in jax.grad(lambda q, k, v: jnp.sum(jnp.sin(BLOCKWISE(q, k, v, expiry))), (0, 1, 2))(q, k, v):
+        assert np.all(np.isfinite(grad))
+
+
+def test_only_block_pairs_with_something_to_see_are_computed():
+    # Two trees of 8 in blocks of 4, the second with a branch that ends after its first block, then padding.
+    expiry = jnp.asarray([8] * 8 + [12] * 4 + [16] * 4 + [0] * 8, jnp.int32)
+    pairs = visible_pairs(expiry, 4)
+    computed = list(zip(pairs.query_P.tolist(), pairs.key_P.tolist(), strict=True))[: int(pairs.visible)]
+    assert computed == [(0, 0), (1, 0), (1, 1), (2, 2), (3, 3)]
 
 
 def test_softmax_of_an_empty_row_is_zero_with_zero_gradient():

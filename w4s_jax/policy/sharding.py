@@ -10,7 +10,7 @@ the placements here (Xu et al., arXiv 2105.04663).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -22,6 +22,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from w4s_jax.types import InputError
 
 PyTree = Any
+Attention = Callable[[Array, Array, Array, Array], Array]
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -158,6 +159,24 @@ def constrain(x: Array, mesh: Mesh | None, *axes: str | tuple[str, ...] | None) 
     spec = (axis if x.shape[dim] % _axis_size(mesh, axis) == 0 else None for dim, axis in enumerate(axes))
     held: Array = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
     return held
+
+
+def by_shard(attention: Attention, mesh: Mesh, kv_heads: int) -> Attention:
+    """An attention that runs on each device's own rows and heads; loops that depend on the data need no partitioner.
+
+    Args:
+        attention: (q_BTNH, k_BTKH, v_BTKH, expiry_BT) → out_BTNH, of any batch and any whole number of groups.
+        mesh: From `make_mesh`.
+        kv_heads: K; where `tensor` does not divide it, the heads stay whole.
+    """
+    if mesh.size == 1:
+        return attention
+    heads = "tensor" if kv_heads % mesh.shape["tensor"] == 0 else None
+    rows, arrays = PartitionSpec(BATCH_AXES), PartitionSpec(BATCH_AXES, None, heads)
+    mapped: Attention = jax.shard_map(
+        attention, mesh=mesh, in_specs=(arrays, arrays, arrays, rows), out_specs=arrays, check_vma=False
+    )
+    return mapped
 
 
 def _axis_size(mesh: Mesh, axis: str | tuple[str, ...] | None) -> int:

@@ -27,7 +27,7 @@ import optax
 from jax.sharding import Mesh
 
 from w4s_jax.policy import sharding
-from w4s_jax.policy.attention import tree_attention_reference
+from w4s_jax.policy.blockwise_attention import tree_attention
 from w4s_jax.policy.lora import split_trainable
 from w4s_jax.policy.transformer import Transformer, init_variables
 from w4s_jax.training.losses import LossMetrics, weighted_nll
@@ -108,7 +108,7 @@ class Trainer:
     mesh: Mesh
     """From `policy.sharding.make_mesh`."""
     optimizer: OptimizerConfig
-    attention: TreeAttention = tree_attention_reference
+    attention: TreeAttention = tree_attention
     loss_chunk: int = 512
     """Targets of a row whose logits are held at once."""
 
@@ -279,9 +279,10 @@ class Trainer:
 
     def _loss(self, params: PyTree, frozen: PyTree, batch: PackedBatch) -> tuple[jax.Array, LossMetrics]:
         apply: Callable[..., Any] = functools.partial(self.model.clone(mesh=self.mesh).apply, params | frozen)
+        attention = sharding.by_shard(self.attention, self.mesh, self.model.config.num_kv_heads)
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array, _: PyTree) -> tuple[jax.Array, PyTree]:
-            return self.attention(q, k, v, batch.expiry), ()
+            return attention(q, k, v, batch.expiry), ()
 
         hidden, _ = apply(batch.tokens, batch.positions, attend)
         return weighted_nll(
