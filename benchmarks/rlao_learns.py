@@ -44,8 +44,12 @@ SEEN_INSTANCES = 1
 TRAIN_INSTANCES = 4
 FLAGS = (
     "--flagfile=experiments/flags/quickstart.flags --eval_num_turns=10 --eval_after_turns=2 --test_size=50"
+    " --trajectories_per_round=20 --num_turns=8 --trajectories_per_step=3 --learning_rate=1e-3 --tau=0.25"
+    " --row_length=2048"
 ).split()
-OFFLINE_TRAJECTORIES = 42
+"""Frozen on seeds 100 to 102 and on task instances from number 10,000; see docs/LOG.md."""
+OFFLINE_TRAJECTORIES = 60
+"""As many as three rounds collect."""
 GROUPS = {"held_out": HELD_OUT, "seen": SEEN}
 RESULTS = Path(__file__).parent / "results" / "rlao_learns"
 
