@@ -75,6 +75,13 @@ def define_search() -> None:
     flags.DEFINE_float("reward_low_threshold", reward.low_threshold, "Accuracy below which repo adds its penalty.")
 
 
+def define_device(compute_dtype: str = "bfloat16") -> None:
+    """How a model lies on the devices."""
+    flags.DEFINE_enum("param_dtype", "float32", ["float32", "bfloat16"], "Type of stored parameters.")
+    flags.DEFINE_enum("compute_dtype", compute_dtype, ["float32", "bfloat16"], "Type of matrix products.")
+    flags.DEFINE_string("mesh", "", "Device mesh, e.g. data=1,fsdp=4,tensor=2 (empty: all devices on fsdp).")
+
+
 def define_training() -> None:
     """RLAO."""
     optimizer = OptimizerConfig()
@@ -90,12 +97,9 @@ def define_training() -> None:
     flags.DEFINE_float("max_grad_norm", optimizer.max_grad_norm, "Clip gradients to this norm (0: none).", 0.0)
     flags.DEFINE_integer("row_length", 8192, "Tokens of one packed row; a tree must fit one.", lower_bound=8)
     flags.DEFINE_integer("rows_per_batch", 1, "Packed rows of one micro-batch and data shard.", lower_bound=1)
-    flags.DEFINE_enum("param_dtype", "float32", ["float32", "bfloat16"], "Type of stored parameters.")
-    flags.DEFINE_enum("compute_dtype", "bfloat16", ["float32", "bfloat16"], "Type of matrix products.")
     flags.DEFINE_enum("remat", "full", ["none", "dots", "full"], "What is recomputed in the backward pass.")
     flags.DEFINE_float("lora_alpha", 16.0, "Strength of the adapters: alpha / rank scales them.", lower_bound=0.0)
     flags.DEFINE_integer("lora_rank", 0, "Rank of LoRA adapters (0: full fine-tuning).", lower_bound=0)
-    flags.DEFINE_string("mesh", "", "Device mesh, e.g. data=1,fsdp=4,tensor=2 (empty: all devices on fsdp).")
     flags.DEFINE_enum("export_dtype", "bfloat16", ["float32", "bfloat16"], "Type of the Hugging Face export.")
     flags.DEFINE_enum("weights", "rwr", ["rwr", "best", "positive"], "rwr: RLAO; others are its ablations.")
     flags.DEFINE_integer("eval_num_turns", 0, "Turns of the searches before and after (0: num_turns).", lower_bound=0)

@@ -1,6 +1,6 @@
-"""Loads a meta-agent: the packaged tiny one, a Hugging Face folder or id, or a run directory.
+"""Loads a meta-agent, or any model: the packaged tiny one, a Hugging Face folder or id, or a run directory.
 
---meta_agent → **MetaAgent** → LocalPolicy, Trainer, export
+--meta_agent → **MetaAgent** → LocalPolicy, Trainer, export; --model → **Loaded** → score
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from w4s_jax.policy.chat import Chat
 from w4s_jax.policy.config import ModelConfig
 from w4s_jax.policy.hf import load_checkpoint
 from w4s_jax.policy.lora import LoraConfig
+from w4s_jax.policy.sharding import make_mesh
 from w4s_jax.policy.transformer import Transformer, init_lora
 from w4s_jax.training.checkpoint import Checkpoints
 from w4s_jax.types import InputError
@@ -59,6 +60,24 @@ class MetaAgent:
         return digest.hexdigest()
 
 
+class Loaded(NamedTuple):
+    """What a checkpoint holds, without a tokenizer."""
+
+    folder: Path
+    """Hugging Face folder that config and tokenizer are from."""
+    config: ModelConfig
+    variables: dict[str, Any]
+
+
+def mesh_of_flags() -> Mesh:
+    """The mesh of `--mesh`; all devices on `fsdp` where it is empty.
+
+    Raises:
+        InputError: it does not fit the devices.
+    """
+    return make_mesh(FLAGS.mesh or f"fsdp={jax.device_count()}")
+
+
 def load_meta_agent(spec: str, mesh: Mesh) -> MetaAgent:
     """Reads a meta-agent onto a mesh, with fresh adapters where `--lora_rank` asks for them.
 
@@ -71,12 +90,7 @@ def load_meta_agent(spec: str, mesh: Mesh) -> MetaAgent:
             f"--meta_agent={spec} cannot be trained here; collect with it elsewhere and give --trajectories=, "
             "and a Hugging Face folder or id as --meta_agent"
         )
-    run = Path(spec)
-    base = _meta_agent_of(run) if (run / "run.flags").is_file() else spec
-    folder = find_folder(base)
-    config, variables = load_checkpoint(folder, mesh, jnp.dtype(FLAGS.param_dtype))
-    if base != spec:
-        variables = _restored(run, variables)
+    folder, config, variables = load_model(spec, mesh, FLAGS.param_dtype, flag="meta_agent")
     lora = LoraConfig(rank=FLAGS.lora_rank, alpha=FLAGS.lora_alpha) if FLAGS.lora_rank else None
     model = Transformer(
         config=config,
@@ -91,11 +105,31 @@ def load_meta_agent(spec: str, mesh: Mesh) -> MetaAgent:
     return MetaAgent(name=spec, folder=folder, config=config, model=model, variables=variables, chat=Chat.load(folder))
 
 
-def find_folder(spec: str) -> Path:
+def load_model(spec: str, mesh: Mesh, param_dtype: str, *, flag: str) -> Loaded:
+    """Reads parameters onto a mesh.
+
+    Args:
+        spec: `tiny`, a Hugging Face folder or id, or a run directory.
+        mesh: From `policy.sharding.make_mesh`.
+        param_dtype: Dtype of the parameters, by name.
+        flag: The flag that `spec` was given by, for errors.
+
+    Raises:
+        InputError: it is none of these, or cannot be read.
+        CheckpointError: a run directory holds no readable checkpoint.
+    """
+    run = Path(spec)
+    base = _meta_agent_of(run, flag) if (run / "run.flags").is_file() else spec
+    folder = find_folder(base, flag)
+    config, variables = load_checkpoint(folder, mesh, jnp.dtype(param_dtype))
+    return Loaded(folder, config, variables if base == spec else _restored(run, variables))
+
+
+def find_folder(spec: str, flag: str = "meta_agent") -> Path:
     """The local folder of a checkpoint; an id is fetched from the hub.
 
     Raises:
-        InputError: no such folder, and no such id can be fetched.
+        InputError: no such folder, and no such id can be fetched; `flag` is named.
     """
     if spec == "tiny":
         return TINY
@@ -110,16 +144,16 @@ def find_folder(spec: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"--meta_agent={spec} is neither a folder nor a model that can be fetched ({reason}); "
+            f"--{flag}={spec} is neither a folder nor a model that can be fetched ({reason}); "
             "give tiny, a Hugging Face folder or id, or a run directory"
         ) from None
 
 
-def _meta_agent_of(run: Path) -> str:
+def _meta_agent_of(run: Path, flag: str) -> str:
     lines = (run / "run.flags").read_text().splitlines()
     found = dict(line.removeprefix("--").split("=", 1) for line in lines if "=" in line)
     if int(found.get("lora_rank") or 0):
-        raise InputError(f"--meta_agent={run} trained adapters; give its export {run / 'hf'} instead")
+        raise InputError(f"--{flag}={run} trained adapters; give its export {run / 'hf'} instead")
     return found.get("meta_agent", "tiny")
 
 

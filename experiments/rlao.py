@@ -23,7 +23,7 @@ from absl import flags
 from experiments import app, closing, dry_run
 from experiments import flags as shared
 from experiments.artefacts import export, write_workflows
-from experiments.meta_agent import MetaAgent, load_meta_agent
+from experiments.meta_agent import MetaAgent, load_meta_agent, mesh_of_flags
 from experiments.metrics import MetricsLog, round_values
 from experiments.phases import Job, frozen_copy, open_problems, search, train_offline, train_round
 from experiments.run_dir import RunDirectory, serialized_flags, versions
@@ -31,7 +31,6 @@ from experiments.summary import Paths, printed, summary_json
 from experiments.world import open_world
 from w4s_jax.policy.generate import Generator, GeneratorConfig
 from w4s_jax.policy.local import LocalPolicy
-from w4s_jax.policy.sharding import make_mesh
 from w4s_jax.reports.html import write_report
 from w4s_jax.rollout.store import TrajectoryStore, read_trajectories
 from w4s_jax.tasks.registry import expand_tasks
@@ -46,7 +45,7 @@ FLAGS = flags.FLAGS
 
 for define in (
     *(shared.define_run, shared.define_tasks, shared.define_meta_agent, shared.define_search),
-    *(shared.define_training, shared.define_executor, shared.define_sandbox),
+    *(shared.define_device, shared.define_training, shared.define_executor, shared.define_sandbox),
 ):
     define()
 
@@ -98,7 +97,7 @@ async def rlao(run: RunDirectory) -> None:
     """The whole run, or what is missing of it."""
     if FLAGS.trajectories:
         read_trajectories(FLAGS.trajectories)  # what cannot be read is said before anything is spent
-    mesh = make_mesh(FLAGS.mesh or f"fsdp={jax.device_count()}")
+    mesh = mesh_of_flags()
     agent = load_meta_agent(FLAGS.meta_agent, mesh)
     trainer = Trainer(model=agent.model, mesh=mesh, optimizer=optimizer_config())
     checkpoints = Checkpoints(directory=str(run.checkpoints.resolve()), keep=FLAGS.keep_checkpoints)

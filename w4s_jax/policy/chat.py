@@ -97,6 +97,19 @@ class Chat:
         mark, _ = _two_unused_characters(messages)
         return self._encode(self._render_text(messages, mark, opening=True), mark)
 
+    def encode_dialogue(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Ids of a whole dialogue, with no opening of a further reply.
+
+        Raises:
+            InputError: there are no messages, or the template refuses them.
+        """
+        mark, _ = _two_unused_characters(messages)
+        return self._encode(self._render_text(messages, mark, opening=False), mark)
+
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        """Ids of a text that is no dialogue, by the tokenizer's defaults; special tokens are read as such."""
+        return tuple(self.tokenizer.encode(text))
+
     def extend(
         self, prompt_ids: Sequence[int], action_ids: Sequence[int], messages: Sequence[Message]
     ) -> tuple[int, ...]:

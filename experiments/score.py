@@ -1,0 +1,124 @@
+"""Log-probabilities of a text under a checkpoint: `python -m experiments.score --model=DIR_OR_ID --text_file=F`.
+
+text or dialogue → ids → **log p(token | the ones before)** → JSON
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from experiments import app
+from experiments import flags as shared
+from experiments.meta_agent import load_model, mesh_of_flags
+from w4s_jax.policy.chat import Chat
+from w4s_jax.policy.transformer import Transformer
+from w4s_jax.training.scoring import token_logprobs
+from w4s_jax.types import InputError, Message
+
+FLAGS = flags.FLAGS
+SCHEMA_VERSION = 1
+
+flags.DEFINE_string("model", "", "Hugging Face folder or id, run directory, or tiny.")
+flags.DEFINE_string("text_file", "", "UTF-8 text to score, special tokens included.")
+flags.DEFINE_string("chat_file", "", "JSON list of {role, content} to score, rendered by the model's chat template.")
+flags.DEFINE_string("json_out", "", "Write token_ids, logprobs and sum to this file.")
+shared.define_device(compute_dtype="float32")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Scores one text and says its sum."""
+    del argv
+    if not FLAGS.model:
+        raise InputError("--model is empty; give a Hugging Face folder or id, a run directory, or tiny")
+    if bool(FLAGS.text_file) == bool(FLAGS.chat_file):
+        raise InputError("give one of --text_file and --chat_file")
+    mesh = mesh_of_flags()
+    folder, config, variables = load_model(FLAGS.model, mesh, FLAGS.param_dtype, flag="model")
+    ids = token_ids(Chat.load(folder))
+    model = Transformer(
+        config=config,
+        compute_dtype=jnp.dtype(FLAGS.compute_dtype),
+        param_dtype=jnp.dtype(FLAGS.param_dtype),
+        mesh=mesh,
+    )
+    logprobs = [None, *map(float, token_logprobs(model, variables, ids, mesh)[1:])]
+    total = math.fsum(x for x in logprobs if x is not None)
+    if jax.process_index() != 0:
+        return
+    result = {"schema_version": SCHEMA_VERSION, "token_ids": list(ids), "logprobs": logprobs, "sum": total}
+    if FLAGS.json_out:
+        write_json(Path(FLAGS.json_out), result)
+    print(f"{len(ids)} tokens, sum of log-probabilities {total:.6f}" + perplexity(total, len(ids) - 1))
+
+
+def token_ids(chat: Chat) -> tuple[int, ...]:
+    """Ids of what is to be scored.
+
+    Raises:
+        InputError: a file cannot be read, is empty, or holds no dialogue.
+    """
+    if FLAGS.text_file:
+        ids = chat.encode_text(read_text(FLAGS.text_file))
+        if not ids:
+            raise InputError(f"--text_file={FLAGS.text_file} holds no token; give a text")
+        return ids
+    return chat.encode_dialogue(read_dialogue(FLAGS.chat_file))
+
+
+def read_text(path: str) -> str:
+    """The content of a UTF-8 file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}; give a UTF-8 file") from None
+
+
+def read_dialogue(path: str) -> list[Message]:
+    """The messages of a JSON file.
+
+    Raises:
+        InputError: it is not a list of objects with the texts `role` and `content`.
+    """
+    try:
+        given: Any = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"--chat_file={path} is not JSON: {error}") from None
+    fits = isinstance(given, list) and all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in given
+    )
+    if not given or not fits:
+        raise InputError(f'--chat_file={path} must hold a list like [{{"role": "user", "content": "…"}}], not empty')
+    return [Message(role=m["role"], content=m["content"]) for m in given]
+
+
+def write_json(path: Path, result: dict[str, Any]) -> None:
+    """Writes the result whole.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        path.write_text(json.dumps(result) + "\n")
+    except OSError as error:
+        raise InputError(f"--json_out={path} cannot be written: {error}; give another file") from None
+
+
+def perplexity(total: float, tokens: int) -> str:
+    """E.g. `, perplexity 3.21`; empty for a single token."""
+    return f", perplexity {math.exp(-total / tokens):.4g}" if tokens else ""
+
+
+if __name__ == "__main__":
+    app.run(main)

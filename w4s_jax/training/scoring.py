@@ -1,0 +1,77 @@
+"""Log-probabilities of given tokens under a model.
+
+ids → **token_logprobs** → one natural log a token        (`experiments.score`)
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from w4s_jax.policy import sharding
+from w4s_jax.policy.blockwise_attention import BLOCK, tree_attention
+from w4s_jax.policy.transformer import Transformer
+from w4s_jax.training.losses import chunked_nll
+from w4s_jax.types import InputError
+
+PyTree = Any
+_CHUNK = 512
+"""Tokens whose logits are held at once."""
+
+
+def token_logprobs(model: Transformer, variables: dict[str, PyTree], ids: Sequence[int], mesh: Mesh) -> np.ndarray:
+    """Natural log of p(token | the tokens before it), at temperature 1.
+
+    Args:
+        model: The decoder.
+        variables: Its variables, on the mesh.
+        ids: The tokens; at most `max_positions` of the model.
+        mesh: From `policy.sharding.make_mesh`.
+
+    Returns:
+        float32 [len(ids)]; NaN for the first token, which nothing predicts.
+
+    Raises:
+        InputError: there are no tokens, too many, or one that the model does not have.
+    """
+    config = model.config
+    if not 1 <= len(ids) <= config.max_positions:
+        raise InputError(f"{len(ids)} tokens to score; the model takes 1 to {config.max_positions}")
+    if not 0 <= min(ids) <= max(ids) < config.vocab_size:
+        raise InputError(f"token ids from {min(ids)} to {max(ids)}; the model has 0 to {config.vocab_size - 1}")
+    # One row a data shard, of which the first one is real: a row cannot be split over devices.
+    rows = math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
+    tokens = np.zeros((rows, -(-len(ids) // BLOCK) * BLOCK), np.int32)
+    tokens[0, : len(ids)] = ids
+    nll_BT = _nll(model, mesh)(variables, jax.device_put(tokens, sharding.batch_sharding(mesh)), np.int32(len(ids)))
+    logprobs: np.ndarray = -np.asarray(nll_BT, np.float32)[0, : len(ids)]
+    return np.append(np.float32(np.nan), logprobs[: len(ids) - 1])
+
+
+def _nll(model: Transformer, mesh: Mesh) -> Callable[..., jax.Array]:
+    """(variables, tokens_BT, length) → nll_BT of each token's successor, float32, 0 past the end."""
+    apply: Callable[..., Any] = model.clone(mesh=mesh).apply
+    attention = sharding.by_shard(tree_attention, mesh, model.config.num_kv_heads)
+
+    def nll(variables: PyTree, tokens_BT: jax.Array, length: jax.Array) -> jax.Array:
+        rows, size = tokens_BT.shape
+        index_BT = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), tokens_BT.shape)
+        expiry_BT = jnp.where((jnp.arange(rows) == 0)[:, None] & (index_BT < length), length, 0)
+
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, _: PyTree) -> tuple[jax.Array, PyTree]:
+            return attention(q, k, v, expiry_BT), ()
+
+        hidden_BTD, _ = apply(variables, tokens_BT, index_BT, attend)
+        following_BT = jnp.roll(tokens_BT, -1, axis=1)
+        counts_BT = (expiry_BT > 0) & (index_BT + 1 < length)
+        unembed = functools.partial(apply, variables, method="unembed")
+        return chunked_nll(hidden_BTD, following_BT, counts_BT, unembed, chunk=_CHUNK)
+
+    return jax.jit(nll, out_shardings=sharding.replicated(mesh))
