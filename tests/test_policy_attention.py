@@ -5,10 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from w4s_jax.policy import gpu_attention, tpu_attention
 from w4s_jax.policy.attention import causal_attention, decode_attention, masked_softmax, tree_attention_reference
-from w4s_jax.policy.blockwise_attention import tree_attention, visible_pairs
+from w4s_jax.policy.blockwise_attention import tree_attention
+from w4s_jax.policy.tree_blocks import flat_pairs, row_pairs
 
 BLOCKWISE = functools.partial(tree_attention, block=4)
+TPU = functools.partial(tpu_attention.tree_attention, block=128, interpret=True)
+GPU = functools.partial(gpu_attention.tree_attention, blocks=gpu_attention.Blocks(32, 16, 16), interpret=True)
+over_kernels = pytest.mark.parametrize("kernel", [TPU, GPU], ids=["tpu", "gpu"])
 over_trees = pytest.mark.parametrize("attention", [tree_attention_reference, BLOCKWISE], ids=["dense", "blockwise"])
 
 N, K, H = 4, 2, 8
@@ -130,15 +135,59 @@ def test_blockwise_attention_and_its_gradients_equal_the_dense_ones_over_random_
     expiry = jnp.asarray(random_rows(np.random.default_rng(length), 3, length))
     q, k, v = qkv(length, rows=3)
     pull = draw(3, length, N, H, seed=9)
-
-    def both(attention):
-        out, backward = jax.vjp(lambda q, k, v: attention(q, k, v, expiry), q, k, v)
-        return out, *backward(pull)
-
     for ours, dense in zip(
-        both(functools.partial(tree_attention, block=block)), both(tree_attention_reference), strict=True
+        with_gradients(functools.partial(tree_attention, block=block), q, k, v, expiry, pull),
+        with_gradients(tree_attention_reference, q, k, v, expiry, pull),
+        strict=True,
     ):
         np.testing.assert_allclose(ours, dense, atol=3e-6)
+
+
+@over_kernels
+@pytest.mark.parametrize(("length", "heads", "head_dim"), [(300, (4, 2), 16), (129, (3, 1), 32), (40, (2, 2), 16)])
+def test_kernels_and_their_gradients_equal_the_dense_ones_over_random_trees(kernel, length, heads, head_dim):
+    expiry = jnp.asarray(random_rows(np.random.default_rng(length), 2, length))
+    q, k, v = (draw(2, length, n, head_dim, seed=n + i) for i, n in enumerate((heads[0], heads[1], heads[1])))
+    pull = draw(2, length, heads[0], head_dim, seed=9)
+    for ours, dense in zip(
+        with_gradients(kernel, q, k, v, expiry, pull),
+        with_gradients(tree_attention_reference, q, k, v, expiry, pull),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, dense, atol=5e-6)
+
+
+@over_kernels
+def test_kernels_in_bfloat16_stay_within_its_rounding_of_float32(kernel):
+    expiry = jnp.asarray(random_rows(np.random.default_rng(3), 1, 200))
+    q, k, v, pull = (draw(1, 200, n, 16, seed=i).astype(jnp.bfloat16) for i, n in enumerate((4, 2, 2, 4)))
+    exact = with_gradients(tree_attention_reference, *(x.astype(jnp.float32) for x in (q, k, v)), expiry, pull)
+    for ours, wide in zip(with_gradients(kernel, q, k, v, expiry, pull), exact, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        # Eight bits of mantissa, on sums of order one to ten.
+        assert np.max(np.abs(np.asarray(ours, np.float32) - wide)) < 2**-8 * 8
+
+
+@over_kernels
+def test_kernels_give_zeros_for_padding_even_for_wild_values(kernel):
+    q, k, v = (np.array(x) for x in qkv(LENGTH))
+    for x in (q, k, v):
+        x[:, -2:] = 1e30
+    expiry = jnp.asarray([EXPIRY], jnp.int32)
+    out, *grads = with_gradients(kernel, q, k, v, expiry, draw(1, LENGTH, N, H))
+    for array in (out, *grads):
+        assert np.all(np.isfinite(array))
+        assert np.all(np.asarray(array[:, -2:]) == 0.0)
+
+
+def with_gradients(attention, q, k, v, expiry, pull):
+    """Output and the gradients of q, k, v."""
+
+    def run(q, k, v):
+        out, backward = jax.vjp(lambda q, k, v: attention(q, k, v, expiry), q, k, v)
+        return out, *backward(pull.astype(out.dtype))
+
+    return jax.jit(run)(*map(jnp.asarray, (q, k, v)))
 
 
 def test_masked_scores_far_above_the_visible_ones_do_not_overflow():
@@ -152,9 +201,19 @@ def test_masked_scores_far_above_the_visible_ones_do_not_overflow():
 def test_only_block_pairs_with_something_to_see_are_computed():
     # Two trees of 8 in blocks of 4, the second with a branch that ends after its first block, then padding.
     expiry = jnp.asarray([8] * 8 + [12] * 4 + [16] * 4 + [0] * 8, jnp.int32)
-    pairs = visible_pairs(expiry, 4)
-    computed = list(zip(pairs.query_P.tolist(), pairs.key_P.tolist(), strict=True))[: int(pairs.visible)]
-    assert computed == [(0, 0), (1, 0), (1, 1), (2, 2), (3, 3)]
+    assert listed(row_pairs(expiry, 4)) == [(0, 0), (1, 0), (1, 1), (2, 2), (3, 3)]
+
+
+def test_the_pairs_of_all_rows_are_one_list_in_which_no_block_is_missing():
+    expiry = jnp.asarray([[8] * 8 + [0] * 4, [4] * 4 + [12] * 8], jnp.int32)
+    diagonal_of_padding, second_row = (2, 2), [(3, 0), (4, 1), (5, 1), (5, 2)]
+    assert listed(flat_pairs(expiry, 4)) == [(0, 0), (1, 0), (1, 1), diagonal_of_padding, *second_row]
+    by_key = [(0, 0), (0, 1), (1, 1), (2, 2), (3, 0), (4, 1), (4, 2), (5, 2)]
+    assert listed(flat_pairs(expiry, 4, by_key=True)) == by_key
+
+
+def listed(pairs):
+    return list(zip(pairs.major.tolist(), pairs.minor.tolist(), strict=True))[: int(pairs.total)]
 
 
 def test_softmax_of_an_empty_row_is_zero_with_zero_gradient():

@@ -10,7 +10,7 @@ accumulated pair by pair (Milakov & Gimelshein, arXiv 1805.02867; Dao et al., ar
 `attention.tree_attention_reference` is the dense reference.
 
 Legend: B rows, T tokens of a row, N query heads, K key/value heads, R = N / K,
-H head_dim, C tokens of a block, P pairs of blocks.
+H head_dim, C tokens of a block.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from w4s_jax.policy.tree_blocks import LOWEST, padded, row_pairs
+
 BLOCK = 128
-_LOWEST = float(np.finfo(np.float32).min)
-"""Score of a masked key: finite, so that no difference of two is NaN."""
 
 
 class _Row(NamedTuple):
@@ -35,15 +35,6 @@ class _Row(NamedTuple):
     k_KTH: Array
     v_KTH: Array
     expiry_T: Array
-
-
-class _Pairs(NamedTuple):
-    """The pairs of blocks with anything to see, queries in order."""
-
-    query_P: Array
-    key_P: Array
-    visible: Array
-    """The first so many are to be computed."""
 
 
 def tree_attention(q_BTNH: Array, k_BTKH: Array, v_BTKH: Array, expiry_BT: Array, *, block: int = BLOCK) -> Array:
@@ -78,13 +69,13 @@ def _forward(q_BTNH: Array, k_BTKH: Array, v_BTKH: Array, expiry_BT: Array, bloc
 
 def _row_forward(row: _Row, *, block: int) -> tuple[Array, Array]:
     """Output [K, R, T, H] and log of the softmax's denominator [K, R, T]."""
-    pairs = visible_pairs(row.expiry_T, block)
+    pairs = row_pairs(row.expiry_T, block)
 
     def step(p: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        i, j = pairs.query_P[p], pairs.key_P[p]
+        i, j = pairs.major[p], pairs.minor[p]
         out, highest, total = (_block(x, i, 2, block) for x in sums)
         mask_CC = _mask(row.expiry_T, i, j, block)
-        scores = jnp.where(mask_CC[None, None], _scores(row, i, j, block), _LOWEST)
+        scores = jnp.where(mask_CC[None, None], _scores(row, i, j, block), LOWEST)
         new_highest = jnp.maximum(highest, jnp.max(scores, axis=-1))
         weights = jnp.where(mask_CC[None, None], jnp.exp(scores - new_highest[..., None]), 0.0)
         shrink = jnp.exp(highest - new_highest)
@@ -93,8 +84,8 @@ def _row_forward(row: _Row, *, block: int) -> tuple[Array, Array]:
         return _put(sums[0], new[0], i, block), _put(sums[1], new[1], i, block), _put(sums[2], new[2], i, block)
 
     heads_KRT = row.q_KRTH.shape[:3]
-    start = (jnp.zeros_like(row.q_KRTH), jnp.full(heads_KRT, _LOWEST), jnp.zeros(heads_KRT))
-    out, highest, total = lax.fori_loop(0, pairs.visible, step, start)
+    start = (jnp.zeros_like(row.q_KRTH), jnp.full(heads_KRT, LOWEST), jnp.zeros(heads_KRT))
+    out, highest, total = lax.fori_loop(0, pairs.total, step, start)
     total = jnp.where(total > 0, total, 1.0)
     return out / total[..., None], highest + jnp.log(total)
 
@@ -103,8 +94,8 @@ def _backward(block: int, saved: Any, d_out_BTNH: Array) -> tuple[Array, Array, 
     q_BTNH, k_BTKH, v_BTKH, expiry_BT, out_BTNH, logsum_BKRT = saved
     length, kv_heads, head_dim = q_BTNH.shape[1], k_BTKH.shape[2], q_BTNH.shape[-1]
     rows = _rows(q_BTNH, k_BTKH, v_BTKH, expiry_BT, block)
-    d_out_BKRTH = _split_heads(_padded(d_out_BTNH, block), kv_heads)
-    out_BKRTH = _split_heads(_padded(out_BTNH, block), kv_heads)
+    d_out_BKRTH = _split_heads(padded(d_out_BTNH, block), kv_heads)
+    out_BKRTH = _split_heads(padded(out_BTNH, block), kv_heads)
     dot_BKRT = jnp.sum(d_out_BKRTH * out_BKRTH, axis=-1)
     of_row = functools.partial(_row_backward, block=block)
     dq_BKRTH, dk_BKTH, dv_BKTH = lax.map(lambda x: of_row(*x), (rows, d_out_BKRTH, dot_BKRT, logsum_BKRT))
@@ -117,16 +108,16 @@ def _row_backward(
     row: _Row, d_out_KRTH: Array, dot_KRT: Array, logsum_KRT: Array, *, block: int
 ) -> tuple[Array, Array, Array]:
     """Gradients of the scaled queries [K, R, T, H], the keys and the values [K, T, H]."""
-    pairs = visible_pairs(row.expiry_T, block)
+    pairs = row_pairs(row.expiry_T, block)
 
     def step(p: Array, grads: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         dq, dk, dv = grads
-        i, j = pairs.query_P[p], pairs.key_P[p]
+        i, j = pairs.major[p], pairs.minor[p]
         q, d_out = _block(row.q_KRTH, i, 2, block), _block(d_out_KRTH, i, 2, block)
         logsum, dot = _block(logsum_KRT, i, 2, block), _block(dot_KRT, i, 2, block)
         mask_CC = _mask(row.expiry_T, i, j, block)
         # Masked scores may lie far above the sum of the visible ones; exp of them would be inf.
-        scores = jnp.where(mask_CC[None, None], _scores(row, i, j, block) - logsum[..., None], _LOWEST)
+        scores = jnp.where(mask_CC[None, None], _scores(row, i, j, block) - logsum[..., None], LOWEST)
         weights = jnp.exp(scores)
         d_weights = jnp.einsum("krth,ksh->krts", d_out, _block(row.v_KTH, j, 1, block))
         d_scores = weights * (d_weights - dot[..., None])
@@ -136,26 +127,11 @@ def _row_backward(
         return _put(dq, dq_i, i, block), _put(dk, dk_j, j, block, 1), _put(dv, dv_j, j, block, 1)
 
     start = (jnp.zeros_like(row.q_KRTH), jnp.zeros_like(row.k_KTH), jnp.zeros_like(row.v_KTH))
-    grads: tuple[Array, Array, Array] = lax.fori_loop(0, pairs.visible, step, start)
+    grads: tuple[Array, Array, Array] = lax.fori_loop(0, pairs.total, step, start)
     return grads
 
 
 _attention.defvjp(_forward, _backward)
-
-
-def visible_pairs(expiry_T: Array, block: int) -> _Pairs:
-    """The pairs of blocks that may hold a visible (query, key), by the latest expiry in each block of keys.
-
-    Args:
-        expiry_T: int32 [T], T a multiple of `block`.
-        block: tokens.
-    """
-    blocks = expiry_T.shape[0] // block
-    latest = jnp.max(expiry_T.reshape(blocks, block), axis=1)
-    first_query = jnp.arange(blocks) * block
-    visible = (first_query[None, :] <= first_query[:, None]) & (first_query[:, None] < latest[None, :])
-    order = jnp.argsort(~visible.reshape(-1), stable=True).astype(jnp.int32)
-    return _Pairs(order // blocks, order % blocks, jnp.sum(visible, dtype=jnp.int32))
 
 
 def _mask(expiry_T: Array, i: Array, j: Array, block: int) -> Array:
@@ -174,14 +150,9 @@ def _scores(row: _Row, i: Array, j: Array, block: int) -> Array:
 
 def _rows(q_BTNH: Array, k_BTKH: Array, v_BTKH: Array, expiry_BT: Array, block: int) -> _Row:
     kv_heads, head_dim = k_BTKH.shape[2:]
-    q_BKRTH = _split_heads(_padded(q_BTNH, block), kv_heads) * head_dim**-0.5
-    k_BKTH, v_BKTH = (jnp.moveaxis(_padded(x, block), 2, 1).astype(jnp.float32) for x in (k_BTKH, v_BTKH))
-    return _Row(q_BKRTH, k_BKTH, v_BKTH, _padded(expiry_BT, block))
-
-
-def _padded(x_BT: Array, block: int) -> Array:
-    """[B, T, …] with T a multiple of the block; zeros are keys that nobody sees."""
-    return jnp.pad(x_BT, [(0, 0), (0, -x_BT.shape[1] % block)] + [(0, 0)] * (x_BT.ndim - 2))
+    q_BKRTH = _split_heads(padded(q_BTNH, block), kv_heads) * head_dim**-0.5
+    k_BKTH, v_BKTH = (jnp.moveaxis(padded(x, block), 2, 1).astype(jnp.float32) for x in (k_BTKH, v_BTKH))
+    return _Row(q_BKRTH, k_BKTH, v_BKTH, padded(expiry_BT, block))
 
 
 def _split_heads(x_BTNH: Array, kv_heads: int) -> Array:

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from w4s_jax.policy import decode
-from w4s_jax.policy.attention import tree_attention_reference
+from w4s_jax.policy import decode, sharding
 from w4s_jax.policy.decode import Admission, Stop, TreeAttention
+from w4s_jax.policy.kernels import tree_attention_for
 from w4s_jax.policy.transformer import Transformer
 from w4s_jax.types import DrawKey, InputError, SamplingOptions, StopReason
 
@@ -124,7 +124,7 @@ class Generator:
         config: GeneratorConfig,
         *,
         stop_ids: Sequence[int],
-        attention: TreeAttention = tree_attention_reference,
+        attention: TreeAttention | None = None,
     ) -> None:
         """Allocates the decode state on the model's mesh, or on the default device.
 
@@ -133,7 +133,7 @@ class Generator:
             variables: Its variables, on the same mesh; kept, not copied, so nobody may donate them.
             config: Static shapes.
             stop_ids: Tokens that end a sample.
-            attention: What prefill attends with, a kernel where prompts are long.
+            attention: What prefill attends with; None: the one for the model's devices.
 
         Raises:
             InputError: `cache_length` exceeds the model's positions, or a stop id is no token of the model.
@@ -147,7 +147,7 @@ class Generator:
         self.statistics = Statistics()
         self._stop_ids = np.asarray(stop_ids, np.int32)
         self._variables = _in_compute_dtype(variables, model.compute_dtype)
-        self._attention = attention
+        self._attention = attention or _prefill_attention(model)
         self._block = config.block or (32 if jax.default_backend() == "cpu" else 512)
         self._state = decode.init_state(
             self.model,
@@ -321,6 +321,13 @@ class Generator:
             prompt_tokens=s.prompt_tokens + len(request.prompt_ids),
             sampled_tokens=s.sampled_tokens + sum(len(c.ids) for c in completions),
         )
+
+
+def _prefill_attention(model: Transformer) -> TreeAttention:
+    """One prompt at a time: its heads may be split over devices, it itself may not."""
+    mesh = model.mesh or sharding.make_mesh("", jax.devices()[:1])
+    attention = tree_attention_for(mesh, model.config.head_dim)
+    return sharding.by_shard(attention, mesh, model.config.num_kv_heads, split_rows=False)
 
 
 @jax.jit

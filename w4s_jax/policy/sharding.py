@@ -161,18 +161,20 @@ def constrain(x: Array, mesh: Mesh | None, *axes: str | tuple[str, ...] | None) 
     return held
 
 
-def by_shard(attention: Attention, mesh: Mesh, kv_heads: int) -> Attention:
+def by_shard(attention: Attention, mesh: Mesh, kv_heads: int, *, split_rows: bool = True) -> Attention:
     """An attention that runs on each device's own rows and heads; loops that depend on the data need no partitioner.
 
     Args:
         attention: (q_BTNH, k_BTKH, v_BTKH, expiry_BT) → out_BTNH, of any batch and any whole number of groups.
         mesh: From `make_mesh`.
         kv_heads: K; where `tensor` does not divide it, the heads stay whole.
+        split_rows: Whether the rows are those of a batch; a single prompt is on every device.
     """
     if mesh.size == 1:
         return attention
     heads = "tensor" if kv_heads % mesh.shape["tensor"] == 0 else None
-    rows, arrays = PartitionSpec(BATCH_AXES), PartitionSpec(BATCH_AXES, None, heads)
+    batch = BATCH_AXES if split_rows else None
+    rows, arrays = PartitionSpec(batch), PartitionSpec(batch, None, heads)
     mapped: Attention = jax.shard_map(
         attention, mesh=mesh, in_specs=(arrays, arrays, arrays, rows), out_specs=arrays, check_vma=False
     )

@@ -16,12 +16,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from w4s_jax.policy import sharding
-from w4s_jax.policy.blockwise_attention import BLOCK, tree_attention
+from w4s_jax.policy.kernels import tree_attention_for
 from w4s_jax.policy.transformer import Transformer
 from w4s_jax.training.losses import chunked_nll
 from w4s_jax.types import InputError
 
 PyTree = Any
+_ROUND = 128
+"""Lengths are padded to a multiple of it, so that few programs are compiled."""
 _CHUNK = 512
 """Tokens whose logits are held at once."""
 
@@ -48,7 +50,7 @@ def token_logprobs(model: Transformer, variables: dict[str, PyTree], ids: Sequen
         raise InputError(f"token ids from {min(ids)} to {max(ids)}; the model has 0 to {config.vocab_size - 1}")
     # One row a data shard, of which the first one is real: a row cannot be split over devices.
     rows = math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
-    tokens = np.zeros((rows, -(-len(ids) // BLOCK) * BLOCK), np.int32)
+    tokens = np.zeros((rows, -(-len(ids) // _ROUND) * _ROUND), np.int32)
     tokens[0, : len(ids)] = ids
     nll_BT = _nll(model, mesh)(variables, jax.device_put(tokens, sharding.batch_sharding(mesh)), np.int32(len(ids)))
     logprobs: np.ndarray = -np.asarray(nll_BT, np.float32)[0, : len(ids)]
@@ -58,7 +60,8 @@ def token_logprobs(model: Transformer, variables: dict[str, PyTree], ids: Sequen
 def _nll(model: Transformer, mesh: Mesh) -> Callable[..., jax.Array]:
     """(variables, tokens_BT, length) → nll_BT of each token's successor, float32, 0 past the end."""
     apply: Callable[..., Any] = model.clone(mesh=mesh).apply
-    attention = sharding.by_shard(tree_attention, mesh, model.config.num_kv_heads)
+    attention = tree_attention_for(mesh, model.config.head_dim)
+    attention = sharding.by_shard(attention, mesh, model.config.num_kv_heads)
 
     def nll(variables: PyTree, tokens_BT: jax.Array, length: jax.Array) -> jax.Array:
         rows, size = tokens_BT.shape

@@ -27,7 +27,7 @@ import optax
 from jax.sharding import Mesh
 
 from w4s_jax.policy import sharding
-from w4s_jax.policy.blockwise_attention import tree_attention
+from w4s_jax.policy.kernels import tree_attention_for
 from w4s_jax.policy.lora import split_trainable
 from w4s_jax.policy.transformer import Transformer, init_variables
 from w4s_jax.training.losses import LossMetrics, weighted_nll
@@ -108,7 +108,8 @@ class Trainer:
     mesh: Mesh
     """From `policy.sharding.make_mesh`."""
     optimizer: OptimizerConfig
-    attention: TreeAttention = tree_attention
+    attention: TreeAttention | None = None
+    """None: the one for the mesh's devices."""
     loss_chunk: int = 512
     """Targets of a row whose logits are held at once."""
 
@@ -279,7 +280,9 @@ class Trainer:
 
     def _loss(self, params: PyTree, frozen: PyTree, batch: PackedBatch) -> tuple[jax.Array, LossMetrics]:
         apply: Callable[..., Any] = functools.partial(self.model.clone(mesh=self.mesh).apply, params | frozen)
-        attention = sharding.by_shard(self.attention, self.mesh, self.model.config.num_kv_heads)
+        config = self.model.config
+        attention = self.attention or tree_attention_for(self.mesh, config.head_dim)
+        attention = sharding.by_shard(attention, self.mesh, config.num_kv_heads)
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array, _: PyTree) -> tuple[jax.Array, PyTree]:
             return attention(q, k, v, batch.expiry), ()
