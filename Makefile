@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup quickstart test check lint format types doctor clean
+.PHONY: help setup quickstart test check lint format types parity doctor clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -45,8 +46,19 @@ format: $(READY) ## Format and fix what can be fixed.
 types: $(READY) ## Check types.
 	@$(BIN)/mypy
 
+parity: .venv-parity/.ready ## Compare with transformers and peft on torch, live, in an environment of its own.
+	@.venv-parity/bin/python -m pytest tests/parity_live -W default -p no:cacheprovider
+
+.venv-parity/.ready: requirements.txt
+	@echo "parity: installing torch (CPU) and peft into .venv-parity (some minutes)"
+	@$(PYTHON) -m venv --clear .venv-parity
+	@.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check $(addprefix --index-url=,$(TORCH_INDEX)) torch==2.13.0
+	@.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt peft==0.19.1
+	@.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
 doctor: $(READY) ## Say what works on this machine.
 	@$(BIN)/python -m experiments.doctor
 
-clean: ## Remove .venv, caches and runs/quickstart.
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache runs/quickstart
+clean: ## Remove environments, caches and runs/quickstart.
+	rm -rf $(VENV) .venv-parity .pytest_cache .ruff_cache .mypy_cache runs/quickstart

@@ -1,12 +1,13 @@
 """Loads a meta-agent, or any model: the packaged tiny one, a Hugging Face folder or id, or a run directory.
 
---meta_agent → **MetaAgent** → LocalPolicy, Trainer, export; --model → **Loaded** → score
+--meta_agent → **MetaAgent** → LocalPolicy, Trainer, export; --model → **Loaded** → score, export
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ import w4s_jax.policy
 from w4s_jax.policy.chat import Chat
 from w4s_jax.policy.config import ModelConfig
 from w4s_jax.policy.hf import load_checkpoint
-from w4s_jax.policy.lora import LoraConfig
+from w4s_jax.policy.lora import LoraConfig, merge
 from w4s_jax.policy.sharding import make_mesh
 from w4s_jax.policy.transformer import Transformer, init_lora
 from w4s_jax.training.checkpoint import Checkpoints
@@ -63,10 +64,21 @@ class MetaAgent:
 class Loaded(NamedTuple):
     """What a checkpoint holds, without a tokenizer."""
 
+    base: str
+    """What the run directory was trained from, as its `--meta_agent` spelt it; else the model itself."""
     folder: Path
     """Hugging Face folder that config and tokenizer are from."""
     config: ModelConfig
     variables: dict[str, Any]
+    """`params`, and `lora` where a run trained adapters."""
+    lora: LoraConfig | None
+
+    @property
+    def merged(self) -> dict[str, Any]:
+        """The variables of a model without adapters that computes the same."""
+        if self.lora is None:
+            return self.variables
+        return {"params": merge(self.variables["params"], self.variables["lora"], self.lora)}
 
 
 def mesh_of_flags() -> Mesh:
@@ -90,7 +102,8 @@ def load_meta_agent(spec: str, mesh: Mesh) -> MetaAgent:
             f"--meta_agent={spec} cannot be trained here; collect with it elsewhere and give --trajectories=, "
             "and a Hugging Face folder or id as --meta_agent"
         )
-    folder, config, variables = load_model(spec, mesh, FLAGS.param_dtype, flag="meta_agent")
+    loaded = load_model(spec, mesh, FLAGS.param_dtype, flag="meta_agent")
+    folder, config, variables = loaded.folder, loaded.config, loaded.merged
     lora = LoraConfig(rank=FLAGS.lora_rank, alpha=FLAGS.lora_alpha) if FLAGS.lora_rank else None
     model = Transformer(
         config=config,
@@ -119,10 +132,22 @@ def load_model(spec: str, mesh: Mesh, param_dtype: str, *, flag: str) -> Loaded:
         CheckpointError: a run directory holds no readable checkpoint.
     """
     run = Path(spec)
-    base = _meta_agent_of(run, flag) if (run / "run.flags").is_file() else spec
-    folder = find_folder(base, flag)
-    config, variables = load_checkpoint(folder, mesh, jnp.dtype(param_dtype))
-    return Loaded(folder, config, variables if base == spec else _restored(run, variables))
+    if not (run / "run.flags").is_file():
+        folder = find_folder(spec, flag)
+        config, variables = load_checkpoint(folder, mesh, jnp.dtype(param_dtype))
+        return Loaded(spec, folder, config, variables, lora=None)
+    given = _flags_of(run)
+    base = given.get("meta_agent", "tiny")
+    loaded = load_model(base, mesh, param_dtype, flag=flag)
+    config, variables = loaded.config, loaded.merged
+    lora = _lora_of(given)
+    checkpoints = Checkpoints(directory=str((run / "checkpoints").resolve()))
+    if lora is None:
+        variables, _ = checkpoints.restore_params(variables)
+        return Loaded(base, loaded.folder, config, variables, lora=None)
+    model = Transformer(config=config, param_dtype=jnp.dtype(param_dtype), lora=lora, mesh=mesh)
+    adapters, _ = checkpoints.restore_params({"lora": init_lora(model, jax.random.key(0))})
+    return Loaded(base, loaded.folder, config, variables | adapters, lora)
 
 
 def find_folder(spec: str, flag: str = "meta_agent") -> Path:
@@ -149,14 +174,12 @@ def find_folder(spec: str, flag: str = "meta_agent") -> Path:
         ) from None
 
 
-def _meta_agent_of(run: Path, flag: str) -> str:
+def _flags_of(run: Path) -> dict[str, str]:
+    """The flags that a run directory was made with."""
     lines = (run / "run.flags").read_text().splitlines()
-    found = dict(line.removeprefix("--").split("=", 1) for line in lines if "=" in line)
-    if int(found.get("lora_rank") or 0):
-        raise InputError(f"--{flag}={run} trained adapters; give its export {run / 'hf'} instead")
-    return found.get("meta_agent", "tiny")
+    return dict(line.removeprefix("--").split("=", 1) for line in lines if "=" in line)
 
 
-def _restored(run: Path, variables: dict[str, Any]) -> dict[str, Any]:
-    params, _ = Checkpoints(directory=str((run / "checkpoints").resolve())).restore_params(variables)
-    return params
+def _lora_of(given: Mapping[str, str]) -> LoraConfig | None:
+    rank = int(given.get("lora_rank") or 0)
+    return LoraConfig(rank=rank, alpha=float(given["lora_alpha"])) if rank else None

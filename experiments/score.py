@@ -41,15 +41,15 @@ def main(argv: Sequence[str]) -> None:
     if bool(FLAGS.text_file) == bool(FLAGS.chat_file):
         raise InputError("give one of --text_file and --chat_file")
     mesh = mesh_of_flags()
-    folder, config, variables = load_model(FLAGS.model, mesh, FLAGS.param_dtype, flag="model")
-    ids = token_ids(Chat.load(folder))
+    loaded = load_model(FLAGS.model, mesh, FLAGS.param_dtype, flag="model")
+    ids = token_ids(Chat.load(loaded.folder))
     model = Transformer(
-        config=config,
+        config=loaded.config,
         compute_dtype=jnp.dtype(FLAGS.compute_dtype),
         param_dtype=jnp.dtype(FLAGS.param_dtype),
         mesh=mesh,
     )
-    logprobs = [None, *map(float, token_logprobs(model, variables, ids, mesh)[1:])]
+    logprobs = [None, *map(float, token_logprobs(model, loaded.merged, ids, mesh)[1:])]
     total = math.fsum(x for x in logprobs if x is not None)
     if jax.process_index() != 0:
         return
