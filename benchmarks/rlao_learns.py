@@ -235,14 +235,23 @@ def ingredient_shares(searches: Sequence[Trajectory]) -> tuple[float, float]:
     return sum(here) / max(1, len(here)), sum(there) / max(1, len(there))
 
 
-COLUMNS = ("reward", "running", "reward_per_running", "accuracy_2", "accuracy_10", "useful", "elsewhere")
+COLUMNS = {
+    "reward": "mean reward",
+    "running": "runs",
+    "reward_per_running": "reward per running action",
+    "accuracy_2": "accuracy, 2 turns",
+    "accuracy_10": "accuracy, 10 turns",
+    "useful": "useful ingredients where they help",
+    "elsewhere": "the same elsewhere",
+}
+"""Fields of `Measures` and what a table calls them; the first three and the last two are of the first two turns."""
 
 
 def table(schedule: str, seeds: Sequence[int], arms: Sequence[str], group: str) -> list[str]:
     """Rows of one schedule on one group: means over seeds, and differences to the warm start and to RLAO."""
     warm = [Cell("rounds8", "rlao", seed).read(f"warm_{group}") for seed in seeds]
     by_arm = {"warm": warm} | {arm: [Cell(schedule, arm, seed).read(group) for seed in seeds] for arm in arms}
-    lines = ["| agent | " + " | ".join(COLUMNS) + " | tokens trained |", "|---" * (len(COLUMNS) + 2) + "|"]
+    lines = ["| agent | " + " | ".join(COLUMNS.values()) + " | tokens trained |", "|---" * (len(COLUMNS) + 2) + "|"]
     for arm, measured in by_arm.items():
         cells = [f"{sum(getattr(m, c) for m in measured) / len(measured):.3f}" for c in COLUMNS]
         tokens = sum(m.tokens for m in measured) // len(measured)
