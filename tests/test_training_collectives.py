@@ -97,6 +97,27 @@ def test_every_spelling_of_groups_is_read(mesh, groups, axes):
     assert size == 2 * 4 * 8 * 2 * (n - 1) // n
 
 
+def test_a_loop_without_a_trip_count_is_counted_by_its_condition(mesh):
+    """As TPU programs are printed."""
+    text = """
+%below.1 (p: (s32[], f32[4])) -> pred[] {
+  %six = s32[]{:T(128)} constant(6), backend_config={}
+  %p = (s32[]{:T(128)}, f32[4]{0}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%i, %six), direction=LT
+}
+%body.1 (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %r = f32[4]{0} all-reduce(%x), replica_groups={{0,1},{2,3},{4,5},{6,7}}, to_apply=%add
+}
+ENTRY %main (p: f32[4]) -> f32[4] {
+  %w = (s32[]{:T(128)}, f32[4]{0}) while(%t), condition=%below.1, body=%body.1, metadata={}
+}
+"""
+    traffic = collectives(text, mesh)
+    assert traffic.bytes == {("all-reduce", "tensor"): 6 * 4 * 4}
+    assert traffic.loops_of_unknown_length == 0
+
+
 def test_an_asynchronous_gather_counts_its_result(mesh):
     text = (
         "ENTRY %main (p: f32[4]) -> f32[4] {\n"

@@ -11,6 +11,7 @@ all-reduce, all of it for a permutation (Thakur et al., IJHPCA 19(1), 2005).
 from __future__ import annotations
 
 import collections
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -22,7 +23,9 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 _COLLECTIVE = re.compile(rf" = (.+?) ({'|'.join(KINDS)})(-start)?\(")
-_LOOP = re.compile(r" while\(.*body=%?([\w.\-]+)")
+_LOOP = re.compile(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
+_CONSTANT = re.compile(r"%?([\w.\-]+) = s32\[\]\S* constant\((\d+)\)")
+_BELOW = re.compile(r"ROOT .* compare\(%?[\w.\-]+, %?([\w.\-]+)\), direction=LT")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CALLS = re.compile(
     r"(?:calls|to_apply|called_computations|branch_computations|true_computation|false_computation)="
@@ -52,13 +55,19 @@ class _Sent(NamedTuple):
 
 class _Call(NamedTuple):
     computation: str
-    times: int | None
-    """None: a loop whose trip count is not known."""
+    times: int | None = 1
+    """As the instruction itself says; None where it does not."""
+    condition: str = ""
+    """Of a loop."""
 
 
-class _Computation(NamedTuple):
-    sent: list[_Sent]
-    calls: list[_Call]
+@dataclasses.dataclass
+class _Computation:
+    sent: list[_Sent] = dataclasses.field(default_factory=list)
+    calls: list[_Call] = dataclasses.field(default_factory=list)
+    constants: dict[str, int] = dataclasses.field(default_factory=dict)
+    counts_to: str = ""
+    """What a condition compares its counter with."""
 
 
 def collectives(hlo_text: str, mesh: Mesh) -> Traffic:
@@ -82,8 +91,9 @@ def collectives(hlo_text: str, mesh: Mesh) -> Traffic:
         for sent in computation.sent:
             total[sent.kind, sent.axes] += times * sent.bytes
         for call in computation.calls:
-            below = visit(call.computation, times * (1 if call.times is None else call.times))
-            unknown += below and call.times is None
+            trips = call.times or _counted(computations.get(call.condition))
+            below = visit(call.computation, times * (trips or 1))
+            unknown += below and trips is None
             sends |= below
         return sends
 
@@ -93,19 +103,28 @@ def collectives(hlo_text: str, mesh: Mesh) -> Traffic:
 
 def _parse(hlo_text: str, mesh: Mesh) -> tuple[dict[str, _Computation], str]:
     computations: dict[str, _Computation] = {}
-    entry, current = "", _Computation([], [])
+    entry, current = "", _Computation()
     for line in hlo_text.splitlines():
         if header := _COMPUTATION.match(line):
-            current = computations.setdefault(header[2], _Computation([], []))
+            current = computations.setdefault(header[2], _Computation())
             entry = header[2] if header[1] else entry
         elif found := _COLLECTIVE.search(line):
             current.sent.append(_sent(found, line, mesh))
         elif loop := _LOOP.search(line):
             trips = _TRIPS.search(line)
-            current.calls.append(_Call(loop[1], int(trips[1]) if trips else None))
+            current.calls.append(_Call(loop[2], int(trips[1]) if trips else None, loop[1]))
+        elif constant := _CONSTANT.search(line):
+            current.constants[constant[1]] = int(constant[2])
         else:
-            current.calls.extend(_Call(name, 1) for name in _called(line))
+            if below := _BELOW.search(line):
+                current.counts_to = below[1]
+            current.calls.extend(_Call(name) for name in _called(line))
     return computations, entry
+
+
+def _counted(condition: _Computation | None) -> int | None:
+    """Trips of a loop that counts up to a constant, from 0 by 1 as the scans of jax do."""
+    return None if condition is None else condition.constants.get(condition.counts_to)
 
 
 def _called(line: str) -> Iterator[str]:
