@@ -1,4 +1,5 @@
 import functools
+import gc
 import os
 import pathlib
 import shutil
@@ -97,7 +98,7 @@ def scribble(directory):
     (pathlib.Path(directory) / "manifest" / "metadata").write_text('{"extra": {"posi')
 
 
-# Orbax leaves the coroutines of a failed read unawaited.
+# Orbax leaves the coroutines of a failed read unawaited; they are collected before another test has to.
 orphans = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
 
 
@@ -115,6 +116,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, h
     checkpoints.save(state_on(mesh("fsdp=4"), 2), {})
     assert checkpoints.steps() == (1, 2)
     assert (tmp_path / "checkpoints" / "step_00000002.rejected").is_dir()
+    gc.collect()
 
 
 @orphans
@@ -125,6 +127,7 @@ def test_when_none_can_be_read_each_is_named_and_stays(tmp_path):
     with pytest.raises(CheckpointError, match=r"no checkpoint can be read.*step_00000002 .*step_00000001 "):
         checkpoints.restore(state_on(mesh("fsdp=4"), 0))
     assert checkpoints.steps() == (1, 2)
+    gc.collect()
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):

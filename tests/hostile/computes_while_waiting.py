@@ -12,5 +12,6 @@ def spin():
 
 def solver(agent, task):
     threading.Thread(target=spin).start()
-    agent.call_llm("slow")
+    for _ in range(10):  # on a busy machine, one wait may be too short to use up the CPU limit
+        agent.call_llm("slow")
     return {"answer": "LEAK"}
