@@ -23,8 +23,8 @@ flags.DEFINE_string("model", "", "Run directory, Hugging Face folder or id, or t
 flags.DEFINE_string("output_dir", "", "Folder to make.")
 flags.DEFINE_boolean("adapter", False, "Write the LoRA adapters of a run in PEFT's format instead of merged weights.")
 flags.DEFINE_boolean("overwrite", False, "Replace --output_dir where it exists.")
-flags.DEFINE_enum("export_dtype", "bfloat16", ["float32", "bfloat16"], "Type of the stored weights; adapters: float32.")
 shared.define_device()
+shared.define_export()
 
 
 def main(argv: Sequence[str]) -> None:

@@ -82,6 +82,11 @@ def define_device(compute_dtype: str = "bfloat16") -> None:
     flags.DEFINE_string("mesh", "", "Device mesh, e.g. data=1,fsdp=4,tensor=2 (empty: all devices on fsdp).")
 
 
+def define_export() -> None:
+    """What a Hugging Face folder is written with."""
+    flags.DEFINE_enum("export_dtype", "bfloat16", ["float32", "bfloat16"], "Type of the Hugging Face export.")
+
+
 def define_training() -> None:
     """RLAO."""
     optimizer = OptimizerConfig()
@@ -100,7 +105,6 @@ def define_training() -> None:
     flags.DEFINE_enum("remat", "full", ["none", "dots", "full"], "What is recomputed in the backward pass.")
     flags.DEFINE_float("lora_alpha", 16.0, "Strength of the adapters: alpha / rank scales them.", lower_bound=0.0)
     flags.DEFINE_integer("lora_rank", 0, "Rank of LoRA adapters (0: full fine-tuning).", lower_bound=0)
-    flags.DEFINE_enum("export_dtype", "bfloat16", ["float32", "bfloat16"], "Type of the Hugging Face export.")
     flags.DEFINE_enum("weights", "rwr", ["rwr", "best", "positive"], "rwr: RLAO; others are its ablations.")
     flags.DEFINE_integer("eval_num_turns", 0, "Turns of the searches before and after (0: num_turns).", lower_bound=0)
     flags.DEFINE_list("eval_after_turns", [], "Test the best workflow after these numbers of turns too.")

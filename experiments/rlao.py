@@ -45,7 +45,8 @@ FLAGS = flags.FLAGS
 
 for define in (
     *(shared.define_run, shared.define_tasks, shared.define_meta_agent, shared.define_search),
-    *(shared.define_device, shared.define_training, shared.define_executor, shared.define_sandbox),
+    *(shared.define_device, shared.define_export, shared.define_training),
+    *(shared.define_executor, shared.define_sandbox),
 ):
     define()
 

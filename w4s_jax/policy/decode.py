@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -33,12 +32,10 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike, DTypeLike
 
 from w4s_jax.policy.cached_attention import KVCache, cached_attention
-from w4s_jax.policy.sharding import BATCH_AXES
+from w4s_jax.policy.sharding import BATCH_AXES, TreeAttention
 from w4s_jax.policy.transformer import Transformer
 
 PyTree = Any
-TreeAttention = Callable[[Array, Array, Array, Array], Array]
-"""(q_BTNH, k_BTKH, v_BTKH, expiry_BT) → out_BTNH; key k is visible to query q ⇔ k ≤ q < expiry[k]."""
 
 
 class Stop(enum.IntEnum):

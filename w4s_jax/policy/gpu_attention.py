@@ -80,13 +80,12 @@ def _forward(
 ) -> tuple[Array, Any]:
     batch, heads, length, _ = q_BNTH.shape
     of = _ByQuery(q_BNTH.shape, heads // k_BKTH.shape[1], blocks.queries)
-    keys_BIJ, count_BI = lists(visible_blocks(expiry_BT, blocks.queries, blocks.keys))
     out_BNTH, logsum_BNT = _call(
         functools.partial(_forward_kernel, keys=blocks.keys),
         grid=of.grid,
         inputs=[
             *((of.q, q_BNTH), (of.k, k_BKTH), (of.k, v_BKTH), (of.expiry, expiry_BT)),
-            *((of.list(keys_BIJ), keys_BIJ), (of.count(count_BI), count_BI)),
+            *_walked(visible_blocks(expiry_BT, blocks.queries, blocks.keys)),
         ],
         outputs=[(of.q, q_BNTH), (of.statistic, jax.ShapeDtypeStruct((batch, heads, length), jnp.float32))],
         interpret=interpret,
@@ -101,21 +100,19 @@ def _backward(blocks: Blocks, interpret: bool, saved: Any, d_out_BNTH: Array) ->
     visible_BIJ = visible_blocks(expiry_BT, block)
 
     of = _ByQuery(q_BNTH.shape, q_BNTH.shape[1] // kv_heads, block)
-    keys_BIJ, count_BI = lists(visible_BIJ)
     (dq_BNTH,) = _call(
         functools.partial(_query_gradient_kernel, keys=block),
         grid=of.grid,
         inputs=[
             *((of.q, q_BNTH), (of.k, k_BKTH), (of.k, v_BKTH), (of.expiry, expiry_BT), (of.q, d_out_BNTH)),
             *((of.statistic, logsum_BNT), (of.statistic, dot_BNT)),
-            *((of.list(keys_BIJ), keys_BIJ), (of.count(count_BI), count_BI)),
+            *_walked(visible_BIJ),
         ],
         outputs=[(of.q, q_BNTH)],
         interpret=interpret,
     )
 
     by = _ByKey(k_BKTH.shape, block)
-    queries_BJI, count_BJ = lists(jnp.swapaxes(visible_BIJ, 1, 2))
     grouped = functools.partial(_by_kv_head, kv_heads=kv_heads)
     q_BKRTH, d_out_BKRTH, logsum_BKRT, dot_BKRT = map(grouped, (q_BNTH, d_out_BNTH, logsum_BNT, dot_BNT))
     dk_BKTH, dv_BKTH = _call(
@@ -124,7 +121,7 @@ def _backward(blocks: Blocks, interpret: bool, saved: Any, d_out_BNTH: Array) ->
         inputs=[
             *((by.group(q_BKRTH), q_BKRTH), (by.k, k_BKTH), (by.k, v_BKTH), (by.expiry, expiry_BT)),
             *((by.group(x), x) for x in (d_out_BKRTH, logsum_BKRT, dot_BKRT)),
-            *((by.list(queries_BJI), queries_BJI), (by.count(count_BJ), count_BJ)),
+            *_walked(jnp.swapaxes(visible_BIJ, 1, 2)),
         ],
         outputs=[(by.k, k_BKTH), (by.k, v_BKTH)],
         interpret=interpret,
@@ -149,14 +146,6 @@ class _ByQuery:
         self.expiry = pl.BlockSpec((None, length), lambda i, n, b: (b, 0))
         self.statistic = pl.BlockSpec((None, None, block), lambda i, n, b: (b, n, i))
 
-    def list(self, list_BIJ: Array) -> pl.BlockSpec:
-        """What a block of queries walks."""
-        return pl.BlockSpec((None, None, list_BIJ.shape[2]), lambda i, n, b: (b, i, 0))
-
-    def count(self, count_BI: Array) -> pl.BlockSpec:
-        """How far."""
-        return pl.BlockSpec((None, count_BI.shape[1]), lambda i, n, b: (b, 0))
-
 
 class _ByKey:
     """Programs (block of keys, key head, row); the queries of the whole row and all its heads are at hand."""
@@ -172,13 +161,14 @@ class _ByKey:
         rest = x_BKRT.shape[2:]
         return pl.BlockSpec((None, None, *rest), lambda j, k, b: (b, k, *(0 for _ in rest)))
 
-    def list(self, list_BJI: Array) -> pl.BlockSpec:
-        """What a block of keys walks."""
-        return pl.BlockSpec((None, None, list_BJI.shape[2]), lambda j, k, b: (b, j, 0))
 
-    def count(self, count_BJ: Array) -> pl.BlockSpec:
-        """How far."""
-        return pl.BlockSpec((None, count_BJ.shape[1]), lambda j, k, b: (b, 0))
+def _walked(visible: Array) -> list[tuple[pl.BlockSpec, Array]]:
+    """The list that each program walks, of [rows, blocks, blocks], and how far."""
+    list_, count = lists(visible)
+    return [
+        (pl.BlockSpec((None, None, list_.shape[2]), lambda block, _, b: (b, block, 0)), list_),
+        (pl.BlockSpec((None, count.shape[1]), lambda block, _, b: (b, 0)), count),
+    ]
 
 
 def _call(
@@ -269,9 +259,9 @@ def _key_gradient_kernel(
     j, k, v, expiry_S = pl.program_id(0), k_ref[...], v_ref[...], expiry_ref[...]
     count = count_ref[j]
 
-    def step(step: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+    def step(s: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
         dk_SH, dv_SH = sums
-        r, p = step // count, step % count
+        r, p = s // count, s % count
         at = pl.ds(list_ref[p] * queries, queries)
         q_CH, d_out_CH = q_ref[r, at, :], d_out_ref[r, at, :]
         mask_CS = _mask(list_ref[p] * queries, queries, j * block, expiry_S)

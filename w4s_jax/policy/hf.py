@@ -272,7 +272,7 @@ def save_checkpoint(
             _write_configs(partial, config, dtype, tokenizer_dir, generation)
         _write_tensors(partial, config, params, np.dtype(dtype), max_shard_bytes, writes)
         if writes:
-            _move_into_place(partial, folder)
+            move_into_place(partial, folder)
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be written ({error}); check the disk and its permissions") from error
 
@@ -360,7 +360,7 @@ def _check_params(config: ModelConfig, params: PyTree) -> None:
         raise InputError(f"params do not fit the config at {', '.join(differ)}; save them with the config they have")
 
 
-def _move_into_place(partial: pathlib.Path, folder: pathlib.Path) -> None:
+def move_into_place(partial: pathlib.Path, folder: pathlib.Path) -> None:
     """Renames; an older folder is moved aside first and removed last."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)

@@ -13,12 +13,12 @@ import logging
 from jax.sharding import Mesh
 
 from w4s_jax.policy import blockwise_attention, gpu_attention, tpu_attention
-from w4s_jax.policy.sharding import Attention
+from w4s_jax.policy.sharding import TreeAttention
 
 _log = logging.getLogger(__name__)
 
 
-def tree_attention_for(mesh: Mesh, head_dim: int) -> Attention:
+def tree_attention_for(mesh: Mesh, head_dim: int) -> TreeAttention:
     """The attention over token trees for the devices of a mesh, present or described.
 
     Args:

@@ -22,6 +22,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from safetensors.numpy import save_file
 
+from w4s_jax.policy.hf import move_into_place
 from w4s_jax.policy.lora import LoraConfig
 from w4s_jax.types import CheckpointError, InputError
 
@@ -61,8 +62,7 @@ def save_adapter(
         partial.mkdir(parents=True)
         save_file(tensors, partial / "adapter_model.safetensors", metadata={"format": "pt"})
         (partial / "adapter_config.json").write_text(json.dumps(_config(config, base_model), indent=2) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        move_into_place(partial, folder)
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be written ({error}); check the disk and its permissions") from error
 

@@ -22,7 +22,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from w4s_jax.types import InputError
 
 PyTree = Any
-Attention = Callable[[Array, Array, Array, Array], Array]
+TreeAttention = Callable[[Array, Array, Array, Array], Array]
+"""(q_BTNH, k_BTKH, v_BTKH, expiry_BT) → out_BTNH; key k is visible to query q ⇔ k ≤ q < expiry[k]."""
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -161,7 +162,7 @@ def constrain(x: Array, mesh: Mesh | None, *axes: str | tuple[str, ...] | None) 
     return held
 
 
-def by_shard(attention: Attention, mesh: Mesh, kv_heads: int, *, split_rows: bool = True) -> Attention:
+def by_shard(attention: TreeAttention, mesh: Mesh, kv_heads: int, *, split_rows: bool = True) -> TreeAttention:
     """An attention that runs on each device's own rows and heads; loops that depend on the data need no partitioner.
 
     Args:
@@ -175,7 +176,7 @@ def by_shard(attention: Attention, mesh: Mesh, kv_heads: int, *, split_rows: boo
     heads = "tensor" if kv_heads % mesh.shape["tensor"] == 0 else None
     batch = BATCH_AXES if split_rows else None
     rows, arrays = PartitionSpec(batch), PartitionSpec(batch, None, heads)
-    mapped: Attention = jax.shard_map(
+    mapped: TreeAttention = jax.shard_map(
         attention, mesh=mesh, in_specs=(arrays, arrays, arrays, rows), out_specs=arrays, check_vma=False
     )
     return mapped

@@ -37,8 +37,6 @@ from w4s_jax.types import InputError, NumericsError
 
 PyTree = Any
 Tree = TypeVar("Tree")
-TreeAttention = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
-"""(q_BTNH, k_BTKH, v_BTKH, expiry_BT) → out_BTNH; key k is visible to query q ⇔ k ≤ q < expiry[k]."""
 
 
 class TrainState(NamedTuple):
@@ -108,7 +106,7 @@ class Trainer:
     mesh: Mesh
     """From `policy.sharding.make_mesh`."""
     optimizer: OptimizerConfig
-    attention: TreeAttention | None = None
+    attention: sharding.TreeAttention | None = None
     """None: the one for the mesh's devices."""
     loss_chunk: int = 512
     """Targets of a row whose logits are held at once."""
