@@ -29,7 +29,7 @@ from w4s_jax.rollout.collect import CollectOptions, Collector, Problem, open_pro
 from w4s_jax.rollout.evaluate import finish_all
 from w4s_jax.rollout.plan import PlannedTrajectory, keyed_number, plan_round
 from w4s_jax.rollout.rounds import collect_round
-from w4s_jax.rollout.store import TrajectoryStore, read_trajectories
+from w4s_jax.rollout.store import TrajectoryStore
 from w4s_jax.training.checkpoint import Checkpoints
 from w4s_jax.training.learner import Learner, StepRecord
 from w4s_jax.types import SamplingOptions, Split, Trajectory, Turn
@@ -49,6 +49,8 @@ class Job:
     store: TrajectoryStore
     metrics: MetricsLog
     checkpoints: Checkpoints
+    stored: Sequence[Trajectory]
+    """Of `--trajectories`; empty where rounds are collected."""
     rounds_done: int
     """Rounds that the learner's state has been trained on."""
     problems: dict[str, Problem] = dataclasses.field(default_factory=dict)
@@ -56,12 +58,12 @@ class Job:
     @property
     def last_round(self) -> int:
         """Number of the last training round."""
-        return 1 if FLAGS.trajectories else int(FLAGS.num_rounds)
+        return 1 if self.stored else int(FLAGS.num_rounds)
 
 
 async def open_problems(job: Job) -> None:
     """Evaluates the seed workflows of every task on validation items."""
-    names = dict.fromkeys((*(() if FLAGS.trajectories else job.world.train_names), *job.world.eval_names))
+    names = dict.fromkeys((*(() if job.stored else job.world.train_names), *job.world.eval_names))
     tasks = [job.world.tasks[name] for name in names]
     total = sum(len(task.items(Split.VALIDATION)) * len(task.seed_workflows()) for task in tasks)
     with Progress("seed workflows (items)", total) as progress:
@@ -104,12 +106,11 @@ async def train_round(job: Job, round_: int) -> None:
 
 async def train_offline(job: Job) -> None:
     """Trains on stored trajectories alone."""
-    trajectories = read_trajectories(FLAGS.trajectories)
-    with Progress("offline training (trajectories)", len(trajectories) * FLAGS.epochs) as progress:
-        for trajectory in trajectories:
+    with Progress("offline training (trajectories)", len(job.stored) * FLAGS.epochs) as progress:
+        for trajectory in job.stored:
             await learn(job, 1, [trajectory], progress)
             progress.advance()
-        await close_round(job, 1, trajectories, progress)
+        await close_round(job, 1, job.stored, progress)
 
 
 async def close_round(job: Job, round_: int, trajectories: Sequence[Trajectory], progress: Progress) -> None:

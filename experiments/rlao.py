@@ -68,8 +68,8 @@ async def finish(job: Job, before: Sequence[Trajectory], after: Sequence[Traject
         report=job.run.report,
     )
     rounds = [round_values(list(job.store.trajectories(r))) for r in range(1, job.last_round + 1)]
-    if FLAGS.trajectories:
-        rounds = [round_values(read_trajectories(FLAGS.trajectories))]
+    if job.stored:
+        rounds = [round_values(job.stored)]
     summary = summary_json(
         results,
         rounds,
@@ -96,11 +96,10 @@ def latest_checkpoint(job: Job) -> str:
 
 async def rlao(run: RunDirectory) -> None:
     """The whole run, or what is missing of it."""
-    if FLAGS.trajectories:
-        read_trajectories(FLAGS.trajectories)  # what cannot be read is said before anything is spent
+    stored = read_trajectories(FLAGS.trajectories)  # what cannot be read is said before anything is spent
     mesh = mesh_of_flags()
     agent = load_meta_agent(FLAGS.meta_agent, mesh)
-    trainer = Trainer(model=agent.model, mesh=mesh, optimizer=optimizer_config())
+    trainer = Trainer(model=agent.model, mesh=mesh, optimizer=optimizer_config(len(stored)))
     checkpoints = Checkpoints(directory=str(run.checkpoints.resolve()), keep=FLAGS.keep_checkpoints)
     state, rounds_done = trainer.init_state(agent.variables), 0
     if checkpoints.steps():
@@ -128,6 +127,7 @@ async def rlao(run: RunDirectory) -> None:
             store=stack.enter_context(TrajectoryStore(run.trajectories)),
             metrics=metrics,
             checkpoints=checkpoints,
+            stored=stored,
             rounds_done=rounds_done,
         )
         run.write_json(run.versions, described(job))
@@ -140,7 +140,7 @@ async def phases(job: Job) -> None:
     await open_problems(job)
     before = await search(job, "before", 0) if FLAGS.evaluate_before else []
     for round_ in range(job.rounds_done + 1, job.last_round + 1):
-        await (train_offline(job) if FLAGS.trajectories else train_round(job, round_))
+        await (train_offline(job) if job.stored else train_round(job, round_))
     job.policy.set_params(frozen_copy(job.learner.state.variables))
     after = await search(job, "after", job.last_round + 1)
     await finish(job, before, after)
@@ -153,12 +153,20 @@ def weight_rule() -> WeightRule:
     return PositiveReward() if FLAGS.weights == "positive" else RewardWeighted(tau=FLAGS.tau)
 
 
-def optimizer_config() -> OptimizerConfig:
-    """The optimiser, from its flags."""
+def optimizer_config(stored: int) -> OptimizerConfig:
+    """The optimiser, from its flags; a cosine ends with the last planned update.
+
+    Args:
+        stored: Trajectories of `--trajectories`; 0 where rounds are collected.
+    """
+    a_round = -(-(stored or FLAGS.trajectories_per_round) // FLAGS.trajectories_per_step)
     return OptimizerConfig(
         name=FLAGS.optimizer,
         learning_rate=FLAGS.learning_rate,
+        schedule_name=FLAGS.schedule,
         warmup_steps=FLAGS.warmup_steps,
+        total_steps=FLAGS.num_rounds * FLAGS.epochs * a_round,
+        moment_dtype=FLAGS.moment_dtype,
         max_grad_norm=FLAGS.max_grad_norm,
     )
 

@@ -3,7 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from w4s_jax.training.losses import weighted_nll
+from w4s_jax.policy.sharding import batch_sharding, make_mesh
+from w4s_jax.training.collectives import collectives
+from w4s_jax.training.losses import vocabulary_parallel, weighted_nll
 from w4s_jax.types import InputError
 
 B, T, M, D, V = 3, 17, 13, 8, 50
@@ -59,6 +61,45 @@ def test_the_loss_and_its_gradients_are_those_of_float64_at_any_chunk(given, chu
     assert metrics.targets == 17
     for got, expected in zip(grads, want_grads, strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-5 * np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("spec", ["data=2,fsdp=2", "fsdp=2,tensor=2", "fsdp=3", "tensor=4"])
+def test_a_vocabulary_split_over_devices_gives_the_loss_and_gradients_of_float64(given, spec):
+    mesh = make_mesh(spec, jax.devices()[: 3 if spec == "fsdp=3" else 4])
+
+    def split(hidden, table_VD):
+        weighted = {key: jnp.asarray(given[key], jnp.int32) for key in ("source", "token")}
+        unembed = vocabulary_parallel(table_VD, mesh, jnp.float32)
+        weight = jnp.asarray(given["weight"], jnp.float32)
+        return weighted_nll(hidden, weighted["source"], weighted["token"], weight, unembed, 7.0, chunk=4)[0]
+
+    hidden, table_VD = jnp.asarray(given["hidden"], jnp.float32), jnp.asarray(given["table"].T, jnp.float32)
+    value, grads = jax.jit(jax.value_and_grad(split, argnums=(0, 1)))(hidden, table_VD)
+    want, want_hidden, want_table = by_numpy(given, 7.0)
+    np.testing.assert_allclose(value, want, rtol=1e-5)
+    np.testing.assert_allclose(grads[0], want_hidden, atol=1e-5 * np.linalg.norm(want_hidden))
+    np.testing.assert_allclose(grads[1], want_table.T, atol=1e-5 * np.linalg.norm(want_table))
+
+
+def test_more_chunks_do_not_send_the_table_again():
+    """V = 1,024 and D = 16: the table has 64 KiB, the hidden states of all four rows 16 KiB."""
+    mesh = make_mesh("fsdp=4", jax.devices()[:4])
+    rows, whole = batch_sharding(mesh), jax.NamedSharding(mesh, jax.P(None, "fsdp"))
+
+    def sent(chunk):
+        def loss(hidden, table_VD, index, weight):
+            unembed = vocabulary_parallel(table_VD, mesh, jnp.float32)
+            return weighted_nll(hidden, index, index, weight, unembed, chunk=chunk)[0]
+
+        args = [((4, 64, 16), jnp.float32, rows), ((1024, 16), jnp.float32, whole)]
+        args += [((4, 64), jnp.int32, rows), ((4, 64), jnp.float32, rows)]
+        shapes = [jax.ShapeDtypeStruct(shape, dtype, sharding=where) for shape, dtype, where in args]
+        grad = jax.jit(jax.grad(loss, argnums=(0, 1)), out_shardings=(rows, whole))
+        traffic = collectives(grad.lower(*shapes).compile().as_text(), mesh)
+        assert not traffic.loops_of_unknown_length
+        return sum(traffic.bytes.values())
+
+    assert sent(chunk=4) - sent(chunk=64) < 16 * 1024
 
 
 def sizes(jaxpr):

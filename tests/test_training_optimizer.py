@@ -47,11 +47,34 @@ def test_adafactor_keeps_rows_and_columns_and_is_not_scaled_by_the_parameter():
     np.testing.assert_allclose(steps[0], -0.1, rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_moments_kept_in_bfloat16_take_half_the_room_and_follow_those_of_float32(name):
+    """100 steps of noisy gradients: the way walked differs by the rounding of the moments alone."""
+    rng = np.random.default_rng(0)
+    grads = [jnp.asarray(rng.normal(0.3, 1.0, (128, 128)), jnp.float32) for _ in range(100)]
+
+    def walked(dtype):
+        tx = OptimizerConfig(name=name, learning_rate=1e-2, moment_dtype=dtype).transformation()
+        params = {"kernel": jnp.zeros((128, 128))}
+        state = tx.init(params)
+        for grad in grads:
+            updates, state = tx.update({"kernel": grad}, state, params)
+            params = optax.apply_updates(params, updates)
+            assert updates["kernel"].dtype == jnp.float32
+        return params["kernel"], sum(x.nbytes for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating))
+
+    (wide, wide_bytes), (narrow, narrow_bytes) = walked("float32"), walked("bfloat16")
+    assert narrow_bytes == wide_bytes / 2
+    assert 0 < np.linalg.norm(narrow - wide) < 0.02 * np.linalg.norm(wide)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"name": "lion"}, "optimizer='lion' is unknown; choose one of adamw, adafactor, sgd"),
         ({"schedule_name": "step"}, "schedule='step' is unknown"),
+        ({"moment_dtype": "float16"}, "moment_dtype='float16' is unknown; choose one of float32, bfloat16"),
+        ({"moment_dtype": "bfloat16", "b2": 0.999}, "b2=0.999 with moment_dtype=bfloat16"),
         ({"learning_rate": -1.0}, "learning_rate=-1.0 must not be negative"),
         ({"max_grad_norm": float("nan")}, "max_grad_norm=nan"),
         ({"schedule_name": "cosine", "warmup_steps": 5}, "total_steps=0 .* must exceed warmup_steps=5"),

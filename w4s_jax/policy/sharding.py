@@ -28,6 +28,8 @@ TreeAttention = Callable[[Array, Array, Array, Array], Array]
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 """Mesh axes that split the rows of a batch."""
+VOCAB_AXES = ("fsdp", "tensor")
+"""Mesh axes that split the vocabulary where logits are computed."""
 
 RULES: Mapping[str, str | None] = MappingProxyType({
     "layers": None,
@@ -157,7 +159,7 @@ def constrain(x: Array, mesh: Mesh | None, *axes: str | tuple[str, ...] | None) 
     """
     if mesh is None:
         return x
-    spec = (axis if x.shape[dim] % _axis_size(mesh, axis) == 0 else None for dim, axis in enumerate(axes))
+    spec = (axis if x.shape[dim] % divided(mesh, axis) == 0 else None for dim, axis in enumerate(axes))
     held: Array = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
     return held
 
@@ -182,7 +184,8 @@ def by_shard(attention: TreeAttention, mesh: Mesh, kv_heads: int, *, split_rows:
     return mapped
 
 
-def _axis_size(mesh: Mesh, axis: str | tuple[str, ...] | None) -> int:
+def divided(mesh: Mesh, axis: str | tuple[str, ...] | None) -> int:
+    """Into how many parts a mesh axis, or several, split a dim."""
     names = (axis,) if isinstance(axis, str) else axis or ()
     return math.prod(mesh.shape[name] for name in names)
 

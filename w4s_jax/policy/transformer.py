@@ -242,14 +242,19 @@ class Transformer(nn.Module):
         x_BTD, new_cache = scanned(self.layers, x_BTD, cache)
         return self.final_norm(x_BTD), new_cache
 
+    def output_table(self) -> Array:
+        """The rows whose products with a hidden state are its logits, [V, D], as they are stored."""
+        return self.embed.embedding if self.config.tie_embeddings else self.unembedding.T
+
     def unembed(self, hidden: Array) -> Array:
         """Logits, float32 [..., V], of hidden states [..., D]; any leading dims, so callers can go chunk by chunk."""
-        hidden = hidden.astype(self.compute_dtype)
-        if self.config.tie_embeddings:
-            table, spec = self.embed.embedding, "...D,VD->...V"
-        else:
-            table, spec = self.unembedding, "...D,DV->...V"
-        return jnp.einsum(spec, hidden, table.astype(self.compute_dtype), preferred_element_type=jnp.float32)
+        return project(hidden, self.output_table(), self.compute_dtype)
+
+
+def project(hidden: Array, table_VD: Array, compute_dtype: DTypeLike) -> Array:
+    """Logits, float32 [..., V], of hidden states [..., D] over an output table."""
+    hidden, table_VD = hidden.astype(compute_dtype), table_VD.astype(compute_dtype)
+    return jnp.einsum("...D,VD->...V", hidden, table_VD, preferred_element_type=jnp.float32)
 
 
 def init_variables(model: Transformer, key: Array) -> dict[str, PyTree]:

@@ -19,7 +19,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
+from w4s_jax.policy.sharding import VOCAB_AXES, constrain, divided
+from w4s_jax.policy.transformer import project
 from w4s_jax.types import InputError
 
 Unembed = Callable[[jax.Array], jax.Array]
@@ -35,6 +39,32 @@ class LossMetrics(NamedTuple):
     """Σ nll over the targets, nats."""
     targets: jax.Array
     """Tokens that carry loss."""
+
+
+def vocabulary_parallel(table_VD: jax.Array, mesh: Mesh, compute_dtype: DTypeLike) -> Unembed:
+    """The output layer of a whole batch, each device with its own part of the vocabulary.
+
+    The table is laid out once, before any loop over chunks: what travels for a chunk is its hidden states and a sum
+    over the vocabulary, not the table and its gradient, which are a thousand times as large.
+
+    Args:
+        table_VD: From `Transformer.output_table`.
+        mesh: From `make_mesh`; V is padded to a multiple of fsdp·tensor, and padding has no probability.
+        compute_dtype: Dtype of the product.
+    """
+    words = table_VD.shape[0]
+    parts = divided(mesh, VOCAB_AXES)
+    padded_VD = jnp.pad(table_VD, ((0, -words % parts), (0, 0)))
+    padded_VD = constrain(padded_VD, mesh, VOCAB_AXES)
+
+    def unembed(hidden_BMD: jax.Array) -> jax.Array:
+        hidden_BMD = constrain(hidden_BMD, mesh, "data")
+        logits_BMV = constrain(project(hidden_BMD, padded_VD, compute_dtype), mesh, "data", None, VOCAB_AXES)
+        if words == padded_VD.shape[0]:
+            return logits_BMV
+        return jnp.where(jnp.arange(padded_VD.shape[0])[None, None, :] < words, logits_BMV, -jnp.inf)
+
+    return unembed
 
 
 def weighted_nll(

@@ -5,7 +5,6 @@ ids → **token_logprobs** → one natural log a token        (`experiments.scor
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +17,7 @@ from jax.sharding import Mesh
 from w4s_jax.policy import sharding
 from w4s_jax.policy.kernels import tree_attention_for
 from w4s_jax.policy.transformer import Transformer
-from w4s_jax.training.losses import chunked_nll
+from w4s_jax.training.losses import chunked_nll, vocabulary_parallel
 from w4s_jax.types import InputError
 
 PyTree = Any
@@ -74,7 +73,7 @@ def _nll(model: Transformer, mesh: Mesh) -> Callable[..., jax.Array]:
         hidden_BTD, _ = apply(variables, tokens_BT, index_BT, attend)
         following_BT = jnp.roll(tokens_BT, -1, axis=1)
         counts_BT = (expiry_BT > 0) & (index_BT + 1 < length)
-        unembed = functools.partial(apply, variables, method="unembed")
+        unembed = vocabulary_parallel(apply(variables, method="output_table"), mesh, model.compute_dtype)
         return chunked_nll(hidden_BTD, following_BT, counts_BT, unembed, chunk=_CHUNK)
 
     return jax.jit(nll, out_shardings=sharding.replicated(mesh))

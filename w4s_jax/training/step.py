@@ -30,7 +30,7 @@ from w4s_jax.policy import sharding
 from w4s_jax.policy.kernels import tree_attention_for
 from w4s_jax.policy.lora import split_trainable
 from w4s_jax.policy.transformer import Transformer, init_variables
-from w4s_jax.training.losses import LossMetrics, weighted_nll
+from w4s_jax.training.losses import LossMetrics, vocabulary_parallel, weighted_nll
 from w4s_jax.training.optimizer import OptimizerConfig
 from w4s_jax.training.tree import PackedBatch
 from w4s_jax.types import InputError, NumericsError
@@ -286,12 +286,13 @@ class Trainer:
             return attention(q, k, v, batch.expiry), ()
 
         hidden, _ = apply(batch.tokens, batch.positions, attend)
+        table = apply(method="output_table")
         return weighted_nll(
             hidden,
             batch.target_source,
             batch.target_token,
             batch.target_weight,
-            lambda hidden: apply(hidden, method="unembed"),
+            vocabulary_parallel(table, self.mesh, self.model.compute_dtype),
             chunk=self.loss_chunk,
         )
 
