@@ -141,7 +141,7 @@ def load_model(spec: str, mesh: Mesh, param_dtype: str, *, flag: str) -> Loaded:
     loaded = load_model(base, mesh, param_dtype, flag=flag)
     config, variables = loaded.config, loaded.merged
     lora = _lora_of(given)
-    checkpoints = Checkpoints(directory=str((run / "checkpoints").resolve()))
+    checkpoints = Checkpoints(str((run / "checkpoints").resolve()))
     if lora is None:
         variables, _ = checkpoints.restore_params(variables)
         return Loaded(base, loaded.folder, config, variables, lora=None)

@@ -100,7 +100,7 @@ async def rlao(run: RunDirectory) -> None:
     mesh = mesh_of_flags()
     agent = load_meta_agent(FLAGS.meta_agent, mesh)
     trainer = Trainer(model=agent.model, mesh=mesh, optimizer=optimizer_config(len(stored)))
-    checkpoints = Checkpoints(directory=str(run.checkpoints.resolve()), keep=FLAGS.keep_checkpoints)
+    checkpoints = Checkpoints(str(run.checkpoints.resolve()), keep=FLAGS.keep_checkpoints)
     state, rounds_done = trainer.init_state(agent.variables), 0
     if checkpoints.steps():
         restored = checkpoints.restore(trainer.abstract_state._replace(frozen=state.frozen))
@@ -110,6 +110,7 @@ async def rlao(run: RunDirectory) -> None:
     learner = Learner(trainer, state, weight_rule(), learner_config(mesh), tokenise=lambda turn: tokenised(agent, turn))
     async with contextlib.AsyncExitStack() as stack:
         outcomes = Path(FLAGS.outcomes) if FLAGS.outcomes else run.outcomes
+        stack.callback(checkpoints.wait)
         world = await stack.enter_async_context(open_world(run.calls, outcomes))
         generator = Generator(
             agent.model, frozen_copy(state.variables), generator_config(agent), stop_ids=agent.chat.stop_ids

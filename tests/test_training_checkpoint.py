@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -45,9 +46,10 @@ def equal(a, b):
 
 
 def saved(tmp_path, steps, keep=3):
-    checkpoints = Checkpoints(directory=str(tmp_path / "checkpoints"), keep=keep)
+    checkpoints = Checkpoints(str(tmp_path / "checkpoints"), keep=keep)
     for step in steps:
         checkpoints.save(state_on(mesh("fsdp=4"), step), {"position": 10 * step})
+    checkpoints.wait()
     return checkpoints
 
 
@@ -132,7 +134,7 @@ def test_when_none_can_be_read_each_is_named_and_stays(tmp_path):
 
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"no checkpoint in .*nowhere: it holds none"):
-        Checkpoints(directory=str(tmp_path / "nowhere")).restore(state_on(mesh("fsdp=4"), 0))
+        Checkpoints(str(tmp_path / "nowhere")).restore(state_on(mesh("fsdp=4"), 0))
     with pytest.raises(CheckpointError, match=r"no checkpoint 7 in .*it holds the steps \[1\]"):
         saved(tmp_path, [1]).restore(state_on(mesh("fsdp=4"), 0), step=7)
 
@@ -189,11 +191,12 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_last_good_one(tmp_path):
 
         threading.Thread(target=kill_when_it_writes).start()
         checkpoints.save(state_on(mesh("fsdp=4"), 2, width=1 << 15), {})
+        checkpoints.wait()
         """,
     )
     assert child.returncode == -signal.SIGKILL, child.stderr[-2000:]
     assert list(tmp_path.glob("checkpoints/*tmp"))
-    checkpoints = Checkpoints(directory=str(tmp_path / "checkpoints"))
+    checkpoints = Checkpoints(str(tmp_path / "checkpoints"))
     state, extra, rejected = checkpoints.restore(state_on(mesh("fsdp=4"), 0))
     assert equal(state, state_on(mesh("fsdp=4"), 1))
     assert (extra, rejected) == ({"position": 10}, ())
@@ -209,6 +212,7 @@ def test_a_write_that_fails_is_named_and_leaves_the_last_good_one(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # like a full disk: write() fails
         try:
             checkpoints.save(state_on(mesh("fsdp=4"), 2, width=1024), {})
+            checkpoints.wait()
         except CheckpointError as error:
             print(error)
         """,
@@ -216,6 +220,37 @@ def test_a_write_that_fails_is_named_and_leaves_the_last_good_one(tmp_path):
     assert child.returncode == 0, child.stderr[-2000:]
     assert "step_00000002 could not be written, the checkpoints before it are whole; free space" in child.stdout
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
+
+
+def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):
+    """The buffers are overwritten while the disk is still busy; the fingerprints would show it."""
+    checkpoints = Checkpoints(str(tmp_path / "checkpoints"))
+    overwrite = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0 - 1, tree), donate_argnums=0)
+    for step in (1, 2, 3):
+        state = state_on(mesh("fsdp=4"), step, width=1 << 12)
+        checkpoints.save(state, {"position": step})
+        jax.block_until_ready(overwrite(state))
+    restored, extra, rejected = checkpoints.restore(state_on(mesh("fsdp=4"), 0, width=1 << 12))
+    assert (extra, rejected) == ({"position": 3}, ())
+    assert equal(restored, state_on(mesh("fsdp=4"), 3, width=1 << 12))
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+    """The rename that makes it whole is held back until `save` has returned."""
+    go_on, rename, renamed = threading.Event(), os.rename, []
+
+    def held(*args, **kwargs):
+        renamed.append(go_on.wait(60))
+        rename(*args, **kwargs)
+
+    monkeypatch.setattr(os, "rename", held)
+    checkpoints = Checkpoints(str(tmp_path / "checkpoints"))
+    checkpoints.save(state_on(mesh("fsdp=4"), 1), {})
+    assert not (tmp_path / "checkpoints" / "step_00000001").exists()
+    go_on.set()
+    assert checkpoints.steps() == (1,)
+    assert renamed
+    assert all(renamed)
 
 
 def test_a_digest_changes_with_one_bit_a_name_or_a_shape():

@@ -2,8 +2,8 @@
 
 TrainState, position of the run → **checkpoints/step_00000012/** → the same on any mesh
 
-Orbax writes each checkpoint into a temporary directory and renames it when all of
-it is on the disk, so a kill leaves the last good one. It does not notice a flipped
+Orbax writes each checkpoint into a temporary directory, behind the training that goes
+on, and renames it when all of it is on the disk, so a kill leaves the last good one. It does not notice a flipped
 byte: values come back wrong and unsaid. So every leaf is saved with a 32-bit
 fingerprint, an integer sum over its bits, which is computed where the leaf lies
 and does not depend on the sharding; what does not match is rejected, moved aside
@@ -14,13 +14,13 @@ Frozen parameters are not saved; they are the checkpoint that training started f
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import hashlib
 import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -57,38 +57,55 @@ class _Read(NamedTuple):
     rejected: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoints:
     """The checkpoints of one run; every process of a run calls every method.
 
     Example:
-        >>> checkpoints = Checkpoints(directory=f"{run_dir}/checkpoints")
-        >>> checkpoints.save(state, {"round": 1, "position": 40})
+        >>> checkpoints = Checkpoints(f"{run_dir}/checkpoints")
+        >>> checkpoints.save(state, {"round": 1, "position": 40})  # returns while the disk is still busy
+        >>> checkpoints.wait()
         >>> like = trainer.abstract_state._replace(frozen=state.frozen)
         >>> state, extra, rejected = checkpoints.restore(like)
     """
 
-    directory: str
-    """Absolute path or `gs://…`; made by the first save."""
-    keep: int = 2
-    """Newest checkpoints that stay; at least 2, so that there is one behind a damaged one."""
+    def __init__(self, directory: str, *, keep: int = 2) -> None:
+        """Names the directory; touches nothing.
+
+        Args:
+            directory: Absolute path or `gs://…`; made by the first save.
+            keep: Newest checkpoints that stay; at least 2, so that there is one behind a damaged one.
+        """
+        self.directory = directory
+        self._keep = max(2, keep)
+        self._writing: tuple[epath.Path, ocp.CheckpointManager] | None = None
 
     def steps(self) -> tuple[int, ...]:
-        """Steps of the finished checkpoints, oldest first; whether they can be read shows in `restore`."""
+        """Steps of the finished checkpoints, oldest first; whether they can be read shows in `restore`.
+
+        Raises:
+            CheckpointError: as `wait`.
+        """
+        self.wait()
         if not epath.Path(self.directory).exists():
             return ()
         with self._manager() as manager:
             return tuple(sorted(manager.all_steps()))
 
     def save(self, state: TrainState, extra: Mapping[str, Any]) -> str:
-        """Writes a checkpoint under the number of its updates, and lets the oldest go; returns its path.
+        """Starts to write a checkpoint under the number of its updates; the oldest goes when it is whole.
+
+        Returns when the arrays are copied, so that `state` may be donated; `wait` returns when they are on the disk.
 
         Args:
             state: Its `params`, `opt_state` and `step` are saved.
             extra: The caller's facts (round, position, …), as JSON.
 
+        Returns:
+            The path that it will have.
+
         Raises:
-            CheckpointError: the disk is full, the path cannot be written, or this step was already saved.
+            CheckpointError: the disk is full, the path cannot be written, this step was already saved, or the save
+                before this one failed.
         """
         step, items = int(jax.device_get(state.step)), _items(state)
         path = epath.Path(self.directory) / _name(step)
@@ -97,16 +114,38 @@ class Checkpoints:
         self._check_room(items)
         manifest = {"extra": dict(extra), "leaves": {name: _manifest(tree) for name, tree in items.items()}}
         args = {name: ocp.args.StandardSave(_flat(tree)) for name, tree in items.items()}
+        with self._named(path):
+            manager = self._manager(writes=True)
+            self._writing = (path, manager)
+            manager.save(step, args=ocp.args.Composite(manifest=ocp.args.JsonSave(manifest), **args))
+        return str(path)
+
+    def wait(self) -> None:
+        """Returns when the last save is on the disk; at once where none is under way.
+
+        Raises:
+            CheckpointError: it could not be written; those before it are whole.
+        """
+        if self._writing is None:
+            return
+        path, manager = self._writing
+        with self._named(path):
+            manager.wait_until_finished()
+            self._writing = None
+            manager.close()
+
+    @contextlib.contextmanager
+    def _named(self, path: epath.Path) -> Iterator[None]:
+        """Says which checkpoint could not be written, and sweeps away its half."""
         try:
-            with self._manager(writes=True) as manager:
-                manager.save(step, args=ocp.args.Composite(manifest=ocp.args.JsonSave(manifest), **args))
+            yield
         except (OSError, ValueError) as error:  # TensorStore says ENOSPC, EFBIG and EROFS by a ValueError
+            self._writing = None
             self._drop_unfinished()
             raise CheckpointError(
                 f"{path} could not be written, the checkpoints before it are whole; free space or choose another "
                 f"--run_dir: {_first_line(error)}"
             ) from error
-        return str(path)
 
     def restore(self, like: TrainState, *, step: int | None = None) -> Restored:
         """Reads the newest checkpoint that is whole, onto the mesh of `like`.
@@ -170,8 +209,8 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             step_prefix="step",
             step_format_fixed_length=8,
-            preservation_policy=checkpoint_managers.LatestN(max(2, self.keep)),
-            enable_async_checkpointing=False,  # the update after a save donates the very buffers
+            preservation_policy=checkpoint_managers.LatestN(self._keep),
+            enable_async_checkpointing=writes,  # copies, or on CPU refers to, all arrays before it returns
             cleanup_tmp_directories=writes,  # a reader must not sweep away what another process is writing
             create=writes,
             read_only=not writes,
