@@ -32,6 +32,7 @@ from w4s_jax.policy.kernels import tree_attention_for
 from w4s_jax.policy.sharding import make_mesh
 from w4s_jax.policy.transformer import Transformer, init_variables
 from w4s_jax.training.optimizer import OptimizerConfig
+from w4s_jax.training.roofline import Shape, gradient_flops
 from w4s_jax.training.step import GradSum, Trainer, TrainState
 from w4s_jax.training.tree import PackedBatch, Tree, build_rows, build_trees, pack
 from w4s_jax.training.weights import RewardWeighted
@@ -83,14 +84,13 @@ def trajectory(turns: int, scale: int, vocab_size: int) -> list[Turn]:
 
 def teraflops(trees: Sequence[Tree], config: ModelConfig) -> float:
     """Counted work of one gradient."""
-    c = config
-    maps = c.embed_dim * c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads) + 3 * c.embed_dim * c.mlp_dim
-    tokens = sum(len(tree) for tree in trees)
-    targets = sum(len(tree.target_token) for tree in trees)
-    pairs = sum(int(np.sum(tree.expiry - np.arange(len(tree)))) for tree in trees)  # queries from k to expiry[k] - 1
-    linear = 6 * (c.num_layers * maps * tokens + c.embed_dim * c.vocab_size * targets)
-    attention = (4 + 10) * c.num_layers * c.num_heads * c.head_dim * pairs
-    return (linear + attention) / 1e12
+    shape = Shape(
+        tokens=sum(len(tree) for tree in trees),
+        targets=sum(len(tree.target_token) for tree in trees),
+        # queries from k to expiry[k] - 1
+        pairs=sum(int(np.sum(tree.expiry - np.arange(len(tree)))) for tree in trees),
+    )
+    return gradient_flops(config, shape) / 1e12
 
 
 def rounded(length: int) -> int:

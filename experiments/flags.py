@@ -18,11 +18,22 @@ FLAGS = flags.FLAGS
 
 MAY_CHANGE_ON_RESUME = frozenset(
     {
-        *("json_out", "outcomes", "dry_run", "output_dir", "concurrency", "mesh", "data_dir", "flagfile", "run_dir"),
+        *(
+            "json_out",
+            "outcomes",
+            "dry_run",
+            "output_dir",
+            "concurrency",
+            "mesh",
+            "distributed",
+            "data_dir",
+            "flagfile",
+            "run_dir",
+        ),
         *("budget_usd", "budget_tokens", "budget_calls", "budget_seconds"),
         *("executor_base_url", "executor_prices", "meta_agent_base_url", "requests_per_minute", "tokens_per_minute"),
         *("row_length", "rows_per_batch", "remat", "keep_checkpoints", "prompts_in_flight", "export_dtype"),
-        *("sandbox", "allow_unsafe_sandbox", "sandbox_workers", "trajectories_in_flight"),
+        *("sandbox", "allow_unsafe_sandbox", "sandbox_workers", "trajectories_in_flight", "distributed"),
     }
 )
 """Flags that decide no result (beyond rounding); every other one is refused on an existing run directory."""
@@ -79,6 +90,7 @@ def define_device(compute_dtype: str = "bfloat16") -> None:
     """How a model lies on the devices."""
     flags.DEFINE_enum("param_dtype", "float32", ["float32", "bfloat16"], "Type of stored parameters.")
     flags.DEFINE_enum("compute_dtype", compute_dtype, ["float32", "bfloat16"], "Type of matrix products.")
+    flags.DEFINE_boolean("distributed", False, "Join the other processes of this run; see docs/launch.md.")
     flags.DEFINE_string("mesh", "", "Device mesh, e.g. data=1,fsdp=4,tensor=2 (empty: all devices on fsdp).")
 
 
@@ -139,6 +151,15 @@ def define_sandbox() -> None:
     flags.DEFINE_boolean("allow_unsafe_sandbox", False, "Allow --sandbox=process beside an API key.")
     flags.DEFINE_list("sandbox_packages", ["numpy", "sympy"], "Packages that workflows may import.")
     flags.DEFINE_integer("sandbox_workers", 0, "Zygotes (0: one a core).", lower_bound=0)
+
+
+def define_all() -> None:
+    """Everything that a run has."""
+    for define in (
+        *(define_run, define_tasks, define_meta_agent, define_search),
+        *(define_device, define_export, define_training, define_executor, define_sandbox),
+    ):
+        define()
 
 
 def read_budget_usd(value: str) -> float | None:

@@ -11,30 +11,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any
+import functools
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
-import jax
-import jax.numpy as jnp
 from absl import flags
 
-from experiments.meta_agent import MetaAgent
 from experiments.metrics import MetricsLog, round_values, step_values
 from experiments.progress import Progress
 from experiments.run_dir import RunDirectory
+from experiments.training import Training
 from experiments.world import World
 from w4s_jax.mdp import RewardConfig, RewardKind
 from w4s_jax.policy.local import LocalPolicy
 from w4s_jax.rollout.collect import CollectOptions, Collector, Problem, open_problem
 from w4s_jax.rollout.evaluate import finish_all
 from w4s_jax.rollout.plan import PlannedTrajectory, keyed_number, plan_round
-from w4s_jax.rollout.rounds import collect_round
+from w4s_jax.rollout.rounds import TurnStore, collect_round
 from w4s_jax.rollout.store import TrajectoryStore
-from w4s_jax.training.checkpoint import Checkpoints
-from w4s_jax.training.learner import Learner, StepRecord
+from w4s_jax.training.learner import StepRecord
 from w4s_jax.types import SamplingOptions, Split, Trajectory, Turn
 
 FLAGS = flags.FLAGS
+
+Step = Callable[[], StepRecord | None]
+"""Trains on something; returns the update that it completed, if it completed one."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -43,27 +43,24 @@ class Job:
 
     run: RunDirectory
     world: World
-    agent: MetaAgent
+    training: Training
     policy: LocalPolicy
-    learner: Learner
     store: TrajectoryStore
+    """For reading."""
+    turns: TurnStore
+    """The same for writing: where there are other processes, they see what is written."""
     metrics: MetricsLog
-    checkpoints: Checkpoints
-    stored: Sequence[Trajectory]
-    """Of `--trajectories`; empty where rounds are collected."""
-    rounds_done: int
-    """Rounds that the learner's state has been trained on."""
     problems: dict[str, Problem] = dataclasses.field(default_factory=dict)
 
     @property
     def last_round(self) -> int:
         """Number of the last training round."""
-        return 1 if self.stored else int(FLAGS.num_rounds)
+        return 1 if self.training.stored else int(FLAGS.num_rounds)
 
 
 async def open_problems(job: Job) -> None:
     """Evaluates the seed workflows of every task on validation items."""
-    names = dict.fromkeys((*(() if job.stored else job.world.train_names), *job.world.eval_names))
+    names = dict.fromkeys((*(() if job.training.stored else job.world.train_names), *job.world.eval_names))
     tasks = [job.world.tasks[name] for name in names]
     total = sum(len(task.items(Split.VALIDATION)) * len(task.seed_workflows()) for task in tasks)
     with Progress("seed workflows (items)", total) as progress:
@@ -89,7 +86,7 @@ async def search(job: Job, label: str, round_: int) -> list[Trajectory]:
 
 async def train_round(job: Job, round_: int) -> None:
     """Collects a round with frozen parameters and trains on it as it comes."""
-    job.policy.set_params(frozen_copy(job.learner.state.variables))
+    job.policy.set_params(job.training.sampling_variables())
     plan = plan_round(
         seed=FLAGS.seed, round_=round_, tasks=job.world.train_names, trajectories=FLAGS.trajectories_per_round
     )
@@ -97,49 +94,45 @@ async def train_round(job: Job, round_: int) -> None:
     title = f"round {round_}/{job.last_round} (turns)"
     with Progress(title, len(plan) * FLAGS.num_turns) as progress:
         async with contextlib.aclosing(_collected(job, collector, plan, progress)) as stream:
-            trajectories = []
+            trajectories, steps = [], []
             async for trajectory in stream:
                 trajectories.append(trajectory)
-                await learn(job, round_, [trajectory], progress)
-        await close_round(job, round_, trajectories, progress)
+                steps.append(functools.partial(job.training.feed, trajectory))
+                await learn(job, round_, steps[-1:], progress)
+        await close_round(job, round_, trajectories, steps, progress)
 
 
 async def train_offline(job: Job) -> None:
     """Trains on stored trajectories alone."""
-    with Progress("offline training (trajectories)", len(job.stored) * FLAGS.epochs) as progress:
-        for trajectory in job.stored:
-            await learn(job, 1, [trajectory], progress)
+    trajectories = job.training.stored
+    steps = [functools.partial(job.training.feed_stored, number) for number in range(len(trajectories))]
+    with Progress("offline training (trajectories)", len(steps) * FLAGS.epochs) as progress:
+        for step in steps:
+            await learn(job, 1, [step], progress)
             progress.advance()
-        await close_round(job, 1, job.stored, progress)
+        await close_round(job, 1, trajectories, steps, progress)
 
 
-async def close_round(job: Job, round_: int, trajectories: Sequence[Trajectory], progress: Progress) -> None:
-    """Further epochs, the last update, the checkpoint and the round's statistics."""
-    await learn(job, round_, (), progress, finish=True)
+async def close_round(
+    job: Job, round_: int, trajectories: Sequence[Trajectory], steps: Sequence[Step], progress: Progress
+) -> None:
+    """The last update, further epochs, the round's statistics and the checkpoint."""
+    training = job.training
+    await learn(job, round_, [training.finish], progress)
     for epoch in range(1, FLAGS.epochs):
-        order = sorted(range(len(trajectories)), key=lambda i: keyed_number(FLAGS.seed, "epoch", round_, epoch, i))
-        await learn(job, round_, [trajectories[i] for i in order], progress, finish=True)
-    step = int(job.learner.state.step)
-    values = round_values(trajectories) | {"updates_without_action": job.learner.unused}
-    job.learner.unused = 0
+        order = sorted(range(len(steps)), key=lambda i: keyed_number(FLAGS.seed, "epoch", round_, epoch, i))
+        await learn(job, round_, [*(steps[i] for i in order), training.finish], progress)
+    values = round_values(trajectories) | {"updates_without_action": training.learner.unused}
+    training.learner.unused = 0
     # Before the checkpoint: a resumed run drops what is behind its checkpoint, and cannot add what is missing.
-    job.metrics.add("round", round_=round_, step=step, values=values)
-    if step not in job.checkpoints.steps():
-        await asyncio.to_thread(job.checkpoints.save, job.learner.state, {"round": round_})
-    job.rounds_done = round_
+    job.metrics.add("round", round_=round_, step=int(training.learner.state.step), values=values)
+    await asyncio.to_thread(training.save, round_)
     progress.note(reward=f"{values['mean_reward']:.2f}", runs=f"{values['running_share']:.2f}")
 
 
-async def learn(
-    job: Job, round_: int, trajectories: Iterable[Trajectory], progress: Progress, *, finish: bool = False
-) -> None:
-    """Feeds the learner in a thread of its own, so that rollouts go on meanwhile."""
-
-    def work() -> list[StepRecord | None]:
-        records = [job.learner.feed(trajectory) for trajectory in trajectories]
-        return [*records, job.learner.finish()] if finish else records
-
-    for record in await asyncio.to_thread(work):
+async def learn(job: Job, round_: int, steps: Iterable[Step], progress: Progress) -> None:
+    """Trains in a thread of its own, so that rollouts go on meanwhile."""
+    for record in await asyncio.to_thread(lambda: [step() for step in steps]):
         if record is not None:
             job.metrics.add("update", round_=round_, step=record.metrics.step, values=step_values(record))
             progress.note(loss=f"{record.metrics.loss:.3f}")
@@ -155,7 +148,7 @@ def _collected(
         progress.advance(calls=job.world.calls.summary().total.calls)
 
     return collect_round(
-        collector, plan, job.problems, job.store, in_flight=FLAGS.trajectories_in_flight, on_turn=on_turn
+        collector, plan, job.problems, job.turns, in_flight=FLAGS.trajectories_in_flight, on_turn=on_turn
     )
 
 
@@ -182,9 +175,3 @@ def reward_config() -> RewardConfig:
         low_penalty=FLAGS.reward_low_penalty,
         low_threshold=FLAGS.reward_low_threshold,
     )
-
-
-def frozen_copy(variables: dict[str, Any]) -> dict[str, Any]:
-    """Frozen parameters for sampling: an update donates the ones it starts from."""
-    copied: dict[str, Any] = jax.tree.map(jnp.copy, variables)
-    return copied

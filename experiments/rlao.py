@@ -12,6 +12,7 @@ test split is opened once, at the end. Killed at any moment, the same command go
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,35 +21,28 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments import app, closing, dry_run
+from experiments import app, closing, distributed, dry_run
 from experiments import flags as shared
-from experiments.artefacts import export, write_workflows
-from experiments.meta_agent import MetaAgent, load_meta_agent, mesh_of_flags
+from experiments.artefacts import write_workflows
+from experiments.distributed import Leader
+from experiments.meta_agent import MetaAgent
 from experiments.metrics import MetricsLog, round_values
-from experiments.phases import Job, frozen_copy, open_problems, search, train_offline, train_round
+from experiments.phases import Job, open_problems, search, train_offline, train_round
 from experiments.run_dir import RunDirectory, serialized_flags, versions
 from experiments.summary import Paths, printed, summary_json
+from experiments.training import Training, follow, open_training, sampling_mesh
 from experiments.world import open_world
 from w4s_jax.policy.generate import Generator, GeneratorConfig
 from w4s_jax.policy.local import LocalPolicy
 from w4s_jax.reports.html import write_report
+from w4s_jax.rollout.segments import PublishedStore, SegmentStore
 from w4s_jax.rollout.store import TrajectoryStore, read_trajectories
 from w4s_jax.tasks.registry import expand_tasks
-from w4s_jax.training.checkpoint import Checkpoints
-from w4s_jax.training.learner import Learner, LearnerConfig
-from w4s_jax.training.optimizer import OptimizerConfig
-from w4s_jax.training.step import Trainer
-from w4s_jax.training.weights import BestAction, PositiveReward, RewardWeighted, WeightRule
-from w4s_jax.types import InputError, Split, Trajectory, Turn
+from w4s_jax.types import InputError, Split, Trajectory
 
 FLAGS = flags.FLAGS
 
-for define in (
-    *(shared.define_run, shared.define_tasks, shared.define_meta_agent, shared.define_search),
-    *(shared.define_device, shared.define_export, shared.define_training),
-    *(shared.define_executor, shared.define_sandbox),
-):
-    define()
+shared.define_all()
 
 
 async def finish(job: Job, before: Sequence[Trajectory], after: Sequence[Trajectory]) -> None:
@@ -61,15 +55,16 @@ async def finish(job: Job, before: Sequence[Trajectory], after: Sequence[Traject
     ]
     results = await closing.closing_evaluation(job.world, finalists)
     executor = job.world.executor
+    checkpoint, hf_export = job.training.export()
     paths = Paths(
         best_workflow=write_workflows(job.run, closing.labelled(results, "after"), executor.model, executor.simulated),
-        checkpoint=latest_checkpoint(job),
-        hf_export=export(job.run, job.agent, job.learner.state),
+        checkpoint=checkpoint,
+        hf_export=hf_export,
         report=job.run.report,
     )
     rounds = [round_values(list(job.store.trajectories(r))) for r in range(1, job.last_round + 1)]
-    if job.stored:
-        rounds = [round_values(job.stored)]
+    if job.training.stored:
+        rounds = [round_values(job.training.stored)]
     summary = summary_json(
         results,
         rounds,
@@ -85,100 +80,58 @@ async def finish(job: Job, before: Sequence[Trajectory], after: Sequence[Traject
     print(printed(results, summary, FLAGS.eval_task or FLAGS.task))
 
 
-def latest_checkpoint(job: Job) -> str:
-    """Path of the newest checkpoint; empty where nothing was trained."""
-    steps = job.checkpoints.steps()
-    return str(job.run.checkpoints / f"step_{steps[-1]:08d}") if steps else ""
-
-
 # --- setting up ---------------------------------------------------------------
 
 
-async def rlao(run: RunDirectory) -> None:
+async def rlao(run: RunDirectory, leader: Leader) -> None:
     """The whole run, or what is missing of it."""
     stored = read_trajectories(FLAGS.trajectories)  # what cannot be read is said before anything is spent
-    mesh = mesh_of_flags()
-    agent = load_meta_agent(FLAGS.meta_agent, mesh)
-    trainer = Trainer(model=agent.model, mesh=mesh, optimizer=optimizer_config(len(stored)))
-    checkpoints = Checkpoints(str(run.checkpoints.resolve()), keep=FLAGS.keep_checkpoints)
-    state, rounds_done = trainer.init_state(agent.variables), 0
-    if checkpoints.steps():
-        restored = checkpoints.restore(trainer.abstract_state._replace(frozen=state.frozen))
-        state, rounds_done = restored.state, int(restored.extra["round"])
-        for line in restored.rejected:
-            print(f"warning: {line}; going on from the checkpoint before it", file=sys.stderr)
-    learner = Learner(trainer, state, weight_rule(), learner_config(mesh), tokenise=lambda turn: tokenised(agent, turn))
+    training = open_training(run, stored, leader.tell)
     async with contextlib.AsyncExitStack() as stack:
         outcomes = Path(FLAGS.outcomes) if FLAGS.outcomes else run.outcomes
-        stack.callback(checkpoints.wait)
+        stack.callback(training.checkpoints.wait)
         world = await stack.enter_async_context(open_world(run.calls, outcomes))
-        generator = Generator(
-            agent.model, frozen_copy(state.variables), generator_config(agent), stop_ids=agent.chat.stop_ids
-        )
-        policy = LocalPolicy(agent.chat, generator, name=agent.name)
+        policy = open_policy(training)
         stack.callback(policy.close)
-        metrics = MetricsLog(run.metrics, run.tensorboard, keep_rounds=rounds_done)
+        metrics = MetricsLog(run.metrics, run.tensorboard, keep_rounds=training.rounds_done)
         stack.callback(metrics.close)
+        store = stack.enter_context(TrajectoryStore(run.trajectories))
+        alone = jax.process_count() == 1 and not run.segments.exists()
         job = Job(
             run=run,
             world=world,
-            agent=agent,
+            training=training,
             policy=policy,
-            learner=learner,
-            store=stack.enter_context(TrajectoryStore(run.trajectories)),
+            store=store,
+            turns=store if alone else PublishedStore(store, SegmentStore(run.segments)),
             metrics=metrics,
-            checkpoints=checkpoints,
-            stored=stored,
-            rounds_done=rounds_done,
         )
         run.write_json(run.versions, described(job))
         print(opening_lines(job), file=sys.stderr)
         await phases(job)
 
 
+def open_policy(training: Training) -> LocalPolicy:
+    """The meta-agent as it is now, on this process's own devices."""
+    agent, mesh = training.agent, sampling_mesh(training.learner.trainer)
+    generator = Generator(
+        agent.model.clone(mesh=mesh),
+        training.sampling_variables(),
+        generator_config(agent),
+        stop_ids=agent.chat.stop_ids,
+    )
+    return LocalPolicy(agent.chat, generator, name=agent.name)
+
+
 async def phases(job: Job) -> None:
     """Search, train, search, close; what an earlier process finished is taken from the store."""
     await open_problems(job)
     before = await search(job, "before", 0) if FLAGS.evaluate_before else []
-    for round_ in range(job.rounds_done + 1, job.last_round + 1):
-        await (train_offline(job) if job.stored else train_round(job, round_))
-    job.policy.set_params(frozen_copy(job.learner.state.variables))
+    for round_ in range(job.training.rounds_done + 1, job.last_round + 1):
+        await (train_offline(job) if job.training.stored else train_round(job, round_))
+    job.policy.set_params(job.training.sampling_variables())
     after = await search(job, "after", job.last_round + 1)
     await finish(job, before, after)
-
-
-def weight_rule() -> WeightRule:
-    """What the actions weigh: RLAO's rewards, or one of the ablations."""
-    if FLAGS.weights == "best":
-        return BestAction()
-    return PositiveReward() if FLAGS.weights == "positive" else RewardWeighted(tau=FLAGS.tau)
-
-
-def optimizer_config(stored: int) -> OptimizerConfig:
-    """The optimiser, from its flags; a cosine ends with the last planned update.
-
-    Args:
-        stored: Trajectories of `--trajectories`; 0 where rounds are collected.
-    """
-    a_round = -(-(stored or FLAGS.trajectories_per_round) // FLAGS.trajectories_per_step)
-    return OptimizerConfig(
-        name=FLAGS.optimizer,
-        learning_rate=FLAGS.learning_rate,
-        schedule_name=FLAGS.schedule,
-        warmup_steps=FLAGS.warmup_steps,
-        total_steps=FLAGS.num_rounds * FLAGS.epochs * a_round,
-        moment_dtype=FLAGS.moment_dtype,
-        max_grad_norm=FLAGS.max_grad_norm,
-    )
-
-
-def learner_config(mesh: jax.sharding.Mesh) -> LearnerConfig:
-    """Shapes of a step; every data shard gets `--rows_per_batch` rows."""
-    return LearnerConfig(
-        row_length=FLAGS.row_length,
-        rows_per_batch=FLAGS.rows_per_batch * mesh.shape["data"] * mesh.shape["fsdp"],
-        trajectories_per_step=FLAGS.trajectories_per_step,
-    )
 
 
 def generator_config(agent: MetaAgent) -> GeneratorConfig:
@@ -191,19 +144,14 @@ def generator_config(agent: MetaAgent) -> GeneratorConfig:
     )
 
 
-def tokenised(agent: MetaAgent, turn: Turn) -> tuple[Sequence[int], Sequence[Sequence[int]]]:
-    """Ids of a turn that was collected through an API."""
-    return agent.chat.render(turn.messages), [agent.chat.encode_action(c.text) for c in turn.candidates]
-
-
 def described(job: Job) -> dict[str, Any]:
     """What `versions.json` says."""
     splits = {name: {split.value: task.split_hash(split) for split in Split} for name, task in job.world.tasks.items()}
     return versions() | {
         "meta_agent": {
-            "name": job.agent.name,
-            "weights_sha256": job.agent.weights_hash,
-            "tokenizer_sha256": job.agent.tokenizer_hash,
+            "name": job.training.agent.name,
+            "weights_sha256": job.training.agent.weights_hash,
+            "tokenizer_sha256": job.training.agent.tokenizer_hash,
         },
         "executor": job.world.executor.model,
         "sandbox": job.world.sandbox.name,
@@ -213,12 +161,16 @@ def described(job: Job) -> dict[str, Any]:
 
 def opening_lines(job: Job) -> str:
     """What the run is, before it starts."""
-    size = sum(x.size for x in jax.tree.leaves(job.agent.variables))
-    resumed = f"resuming after round {job.rounds_done}, {len(job.store)} turns stored\n" if len(job.store) else ""
+    agent = job.training.agent
+    size = sum(x.size for x in jax.tree.leaves(agent.variables))
+    resumed = (
+        f"resuming after round {job.training.rounds_done}, {len(job.store)} turns stored\n" if len(job.store) else ""
+    )
     return (
-        f"{resumed}run {job.run.root}: meta-agent {job.agent.name} ({size / 1e6:.2f} M parameters), "
+        f"{resumed}run {job.run.root}: meta-agent {agent.name} ({size / 1e6:.2f} M parameters), "
         f"executor {job.world.executor.model}, sandbox {job.world.sandbox.name}, "
-        f"{jax.device_count()} {jax.devices()[0].platform} device(s)\n"
+        f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
+        f"{f' in {jax.process_count()} processes' if jax.process_count() > 1 else ''}\n"
         f"train on {', '.join(FLAGS.task)}; evaluate on {', '.join(FLAGS.eval_task or FLAGS.task)}{sources(job)}"
     )
 
@@ -240,6 +192,7 @@ def main(argv: Sequence[str]) -> None:
     if bad:
         raise InputError(f"--eval_after_turns has {bad[0]!r}, which is no number of turns; give numbers, e.g. 2,5")
     expand_tasks(",".join([*FLAGS.task, *FLAGS.eval_task]))  # refuses a misspelt name before anything is loaded
+    distributed.join()
     run = RunDirectory(Path(FLAGS.run_dir))
     if FLAGS.dry_run:
         case = dry_run.worst_case()
@@ -247,8 +200,16 @@ def main(argv: Sequence[str]) -> None:
             run.write_json(Path(FLAGS.json_out), case)
         print(dry_run.spelled(case))
         return
+    if jax.process_index() > 0:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # the leading process saves, and sends this one home
+        follower = distributed.Follower(run.commands)
+        follow(open_training(run, read_trajectories(FLAGS.trajectories), lambda *args, **facts: None), follower)
+        return
     with run.opened(serialized_flags([shared.__name__])):
-        app.run_async(rlao(run))
+        leader = distributed.Leader(run.commands)
+        with leader.leading():
+            app.run_async(rlao(run, leader))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ class RunDirectory:
         self.root = root
         self.flags = root / "run.flags"
         self.trajectories = root / "trajectories.jsonl"
+        self.segments = root / "segments"
+        self.commands = root / "commands"
         self.metrics = root / "metrics.jsonl"
         self.calls = root / "calls.sqlite"
         self.outcomes = root / "outcomes.sqlite"

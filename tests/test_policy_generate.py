@@ -11,7 +11,7 @@ from w4s_jax.policy import sharding
 from w4s_jax.policy.attention import causal_attention, decode_attention, tree_attention_reference
 from w4s_jax.policy.cached_attention import KVCache, cached_attention
 from w4s_jax.policy.config import ModelConfig
-from w4s_jax.policy.generate import Generator, GeneratorConfig, Request, _in_compute_dtype
+from w4s_jax.policy.generate import Generator, GeneratorConfig, Request, in_compute_dtype
 from w4s_jax.policy.transformer import Transformer, init_variables
 from w4s_jax.types import DrawKey, InputError, SamplingOptions, StopReason
 
@@ -310,7 +310,7 @@ def test_a_sharded_model_samples_what_one_device_samples(generator, variables):
 
 def test_casting_the_weights_once_changes_no_bit_of_a_bfloat16_model(variables):
     model = Transformer(config=MODEL, compute_dtype=jnp.bfloat16)
-    cast = _in_compute_dtype(variables, jnp.bfloat16)
+    cast = in_compute_dtype(variables, jnp.bfloat16)
     kept = [
         jax.tree_util.keystr(path) for path, x in jax.tree_util.tree_leaves_with_path(cast) if x.dtype == jnp.float32
     ]

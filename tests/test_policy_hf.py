@@ -95,10 +95,12 @@ def test_small_files_with_an_index_hold_the_same_as_one(tmp_path):
     assert equal(load_checkpoint(tmp_path / "out", param_dtype=jnp.bfloat16)[1], variables)
 
 
+@pytest.mark.parametrize("piece_bytes", [1, 500, 2**28])
 @pytest.mark.parametrize("spec", ["fsdp=4,tensor=2", "fsdp=2,tensor=4"])
-def test_loading_onto_a_mesh_gives_the_same_values_in_their_places(spec, tmp_path):
+def test_loading_onto_a_mesh_in_pieces_gives_the_same_values_in_their_places(spec, piece_bytes, tmp_path, monkeypatch):
     mesh = make_mesh(spec)
     _, whole = load_checkpoint(PARITY / "qwen3_untied")
+    monkeypatch.setattr("w4s_jax.policy.hf._PIECE_BYTES", piece_bytes)
     config, placed = load_checkpoint(PARITY / "qwen3_untied", mesh)
     assert equal(placed, whole)
     wanted = shardings(whole, mesh)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import enum
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -95,10 +96,10 @@ class Admission(NamedTuple):
     """int32 []."""
 
 
-def init_state(
+def idle_state(
     model: Transformer, *, slots: int, samples: int, prompt_length: int, suffix_length: int, cache_dtype: DTypeLike
-) -> DecodeState:
-    """An idle state, placed on the model's mesh.
+) -> Callable[[], DecodeState]:
+    """Makes an idle state, placed on the model's mesh; to be jitted, for its arrays or for their shapes alone.
 
     Args:
         model: Whose cache it is.
@@ -129,8 +130,7 @@ def init_state(
         )
         return _place(state, model.mesh)
 
-    state: DecodeState = jax.jit(build)()
-    return state
+    return build
 
 
 def draw_keys(draws_M6: Array) -> Array:
@@ -323,19 +323,27 @@ def _write_layers(cache_LGMS: Array, x_LGM: Array, step_G: Array) -> Array:
     return cache_LGMS.at[:, slot_G, :, step_G].set(jnp.moveaxis(x_LGM, 1, 0), unique_indices=True)
 
 
-def _place(state: DecodeState, mesh: Mesh | None) -> DecodeState:
-    """Holds the state to the mesh: slots over the batch axes, key/value heads over `tensor`, where they divide."""
-    if mesh is None:
-        return state
+def state_shardings(state: DecodeState, mesh: Mesh) -> Any:
+    """Where a state lies: slots over the batch axes, key/value heads over `tensor`, where they divide.
+
+    Args:
+        state: Arrays or shapes.
+        mesh: From `sharding.make_mesh`.
+
+    Returns:
+        A `DecodeState` of shardings.
+    """
     _, slots, _, kv_heads, _ = state.cache.prompt_k_LGTKH.shape
     batch_size = mesh.shape["data"] * mesh.shape["fsdp"]
     slot = BATCH_AXES if slots % batch_size == 0 else None
     head = "tensor" if kv_heads % mesh.shape["tensor"] == 0 else None
     prompt, suffix = P(None, slot, None, head), P(None, slot, None, None, head)
+    specs: Any = [KVCache(*(prompt, prompt, suffix, suffix)), *(P(slot) for _ in state[1:])]  # type: ignore[arg-type]
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), DecodeState(*specs), is_leaf=lambda x: isinstance(x, P))
 
-    def hold(x: Array, spec: P) -> Array:
-        held: Array = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
-        return held
 
-    cache = KVCache(*map(hold, state.cache, (prompt, prompt, suffix, suffix)))
-    return DecodeState(cache, *(hold(x, P(slot)) for x in state[1:]))
+def _place(state: DecodeState, mesh: Mesh | None) -> DecodeState:
+    if mesh is None:
+        return state
+    placed: DecodeState = jax.lax.with_sharding_constraint(state, state_shardings(state, mesh))
+    return placed

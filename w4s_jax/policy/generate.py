@@ -13,7 +13,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -146,17 +146,10 @@ class Generator:
         self.config = config
         self.statistics = Statistics()
         self._stop_ids = np.asarray(stop_ids, np.int32)
-        self._variables = _in_compute_dtype(variables, model.compute_dtype)
+        self._variables = in_compute_dtype(variables, model.compute_dtype)
         self._attention = attention or _prefill_attention(model)
         self._block = config.block or (32 if jax.default_backend() == "cpu" else 512)
-        self._state = decode.init_state(
-            self.model,
-            slots=config.slots,
-            samples=config.samples_per_slot,
-            prompt_length=_round_up(config.cache_length, self._block),
-            suffix_length=_round_up(config.max_new_tokens, self._block),
-            cache_dtype=config.cache_dtype or model.compute_dtype,
-        )
+        self._state = jax.jit(idle_state(self.model, config, self._block))()
         self._waiting: collections.OrderedDict[int, Request] = collections.OrderedDict()
         self._running: dict[int, tuple[int, Request]] = {}  # by slot, with the ticket
         self._next_ticket = 0
@@ -174,7 +167,7 @@ class Generator:
         """
         if self.in_flight:
             raise InputError(f"parameters cannot change under {self.in_flight} requests in flight; await them first")
-        new = _in_compute_dtype(variables, self.model.compute_dtype)
+        new = in_compute_dtype(variables, self.model.compute_dtype)
         if jax.tree.map(jnp.shape, new) != jax.tree.map(jnp.shape, self._variables):
             raise InputError("the new parameters have other names or shapes than the model; give the same model's")
         self._variables = new
@@ -346,7 +339,25 @@ def _check_tokens(ids: Sequence[int], vocab_size: int, name: str) -> None:
             raise InputError(f"{name} has the token {id_}, outside the model's vocabulary of {vocab_size}")
 
 
-def _in_compute_dtype(variables: PyTree, dtype: DTypeLike) -> PyTree:
+def idle_state(model: Transformer, config: GeneratorConfig, block: int) -> Callable[[], decode.DecodeState]:
+    """Makes the idle decode state of a generator; to be jitted, for its arrays or for their shapes alone.
+
+    Args:
+        model: Whose cache it is; says where it lies.
+        config: Static shapes.
+        block: Cached tokens attended to at a time.
+    """
+    return decode.idle_state(
+        model,
+        slots=config.slots,
+        samples=config.samples_per_slot,
+        prompt_length=_round_up(config.cache_length, block),
+        suffix_length=_round_up(config.max_new_tokens, block),
+        cache_dtype=config.cache_dtype or model.compute_dtype,
+    )
+
+
+def in_compute_dtype(variables: PyTree, dtype: DTypeLike) -> PyTree:
     """Casts once what the model would cast at every step: all but the scales of norms, which it uses in float32."""
 
     def cast(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:

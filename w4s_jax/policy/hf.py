@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, SingleDeviceSharding
-from jax.typing import DTypeLike
+from jax.sharding import Mesh, Sharding, SingleDeviceSharding
+from jax.typing import ArrayLike, DTypeLike
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -50,6 +51,8 @@ TOKENIZER_FILES = (
 """Copied beside an export where they exist."""
 
 _DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16)}
+_PIECE_BYTES = 2**28
+"""What the host reads of a shard at a time."""
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -148,8 +151,40 @@ def load_checkpoint(
     for entry in entries:
         shape, placement = _at(shapes, entry.path), _at(placements, entry.path)
         read = functools.partial(_read_leaf, tensors, entry, shape)
-        _put(params, entry.path, jax.make_array_from_callback(shape.shape, placement, read))
+        _put(params, entry.path, _placed(shape, placement, read))
     return config, {"params": params}
+
+
+def _placed(leaf: jax.ShapeDtypeStruct, where: Sharding, read: Callable[[Index], np.ndarray]) -> jax.Array:
+    """An array of which the host holds one piece of one device's shard at a time."""
+    shards = []
+    for device, index in where.addressable_devices_indices_map(leaf.shape).items():
+        assert index is not None
+        shards.append(_shard(leaf, device, index, read))
+        jax.block_until_ready(shards[-1])  # else the host would hold what is still on its way
+    return jax.make_array_from_single_device_arrays(leaf.shape, where, shards)
+
+
+def _shard(
+    leaf: jax.ShapeDtypeStruct, device: jax.Device, index: Index, read: Callable[[Index], np.ndarray]
+) -> jax.Array:
+    bounds = [s.indices(n) for s, n in zip(index, leaf.shape, strict=True)]
+    shape = tuple(stop - start for start, stop, _ in bounds)
+    rows = max(1, _PIECE_BYTES // (math.prod(shape[1:]) * leaf.dtype.itemsize))
+    if rows >= shape[0]:
+        whole: jax.Array = jax.device_put(read(index), device)
+        return whole
+    shard = jnp.zeros(shape, leaf.dtype, device=device)
+    begin, end, _ = bounds[0]
+    for row in range(begin, end, rows):
+        piece = jax.device_put(read((slice(row, min(row + rows, end)), *index[1:])), device)
+        shard = jax.block_until_ready(_write_rows(shard, piece, row - begin))
+    return shard
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _write_rows(shard: jax.Array, piece: jax.Array, row: ArrayLike) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(shard, piece, row, axis=0)
 
 
 def _read_leaf(tensors: Mapping[str, np.ndarray], entry: _Entry, leaf: jax.ShapeDtypeStruct, index: Index) -> Any:
@@ -194,7 +229,7 @@ def _open_file(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
             pass
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a readable safetensors file ({error}); fetch it again") from error
-    # Our own views, as the library's numpy door has no bfloat16 and copies whole tensors.
+    # Our own views, as the library's numpy door copies whole tensors, and has no bfloat16 before 0.8.
     data = np.memmap(path, np.uint8, mode="r")
     start = 8 + int.from_bytes(data[:8].tobytes(), "little")
     header = json.loads(data[8:start].tobytes())
@@ -237,7 +272,7 @@ def save_checkpoint(
     tokenizer_dir: str | os.PathLike[str] | None = None,
     *,
     generation: Mapping[str, Any] | None = None,
-    max_shard_bytes: int = 5_000_000_000,
+    max_shard_bytes: int = 1_000_000_000,
     overwrite: bool = False,
 ) -> None:
     """Writes a folder that `transformers` and vLLM load.
@@ -252,7 +287,8 @@ def save_checkpoint(
         dtype: Dtype of the stored tensors.
         tokenizer_dir: Where `TOKENIZER_FILES` and, unless `generation` is given, `generation_config.json` come from.
         generation: Content of `generation_config.json`; its bos, eos and pad ids also go into `config.json`.
-        max_shard_bytes: Most bytes of a file; a larger tensor has a file of its own.
+        max_shard_bytes: Most bytes of a file, which is what the host holds of the model; a larger tensor has a file
+            of its own.
         overwrite: Whether an existing folder is replaced.
 
     Raises:
@@ -344,11 +380,11 @@ def _num_bytes(entry: _Entry, itemsize: int) -> int:
 def _fetch_tensor(params: PyTree, entry: _Entry, layer: int, dtype: np.dtype) -> np.ndarray:
     """One tensor on the host, in the layout of the file."""
     leaf = _at(params, entry.path)
-    value = leaf[layer] if entry.stacked else leaf
+    value = leaf[layer] if entry.stacked else jnp.copy(leaf)  # an array keeps what was once fetched of it
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
         value = multihost_utils.process_allgather(value, tiled=True)
     inverse = np.argsort(entry.order)
-    return np.ascontiguousarray(np.asarray(value).transpose(inverse).astype(dtype)).reshape(entry.stored)
+    return np.asarray(value).transpose(inverse).astype(dtype, order="C").reshape(entry.stored)
 
 
 def _check_params(config: ModelConfig, params: PyTree) -> None:

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
+import numpy as np
 from jax import Array
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -87,7 +88,8 @@ def make_mesh(spec: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
         devices: What to lay out; all devices of all processes where None.
 
     Raises:
-        InputError: an unknown or repeated axis, a size below 1, or a product that is not the number of devices.
+        InputError: an unknown or repeated axis, a size below 1, a product that is not the number of devices, or slices
+            that do not divide `data`.
     """
     devices = jax.devices() if devices is None else devices
     sizes = dict.fromkeys(MESH_AXES, 1) | _parse_mesh(spec)
@@ -96,8 +98,35 @@ def make_mesh(spec: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
             f"mesh={spec!r} asks for {math.prod(sizes.values())} devices, but {len(devices)} are present; "
             "make the product of the axes equal to that"
         )
-    grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices)
+    grid = _grid(spec, tuple(sizes.values()), devices)
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def host_mesh(devices: Sequence[jax.Device], kv_heads: int) -> Mesh:
+    """Where one process samples: heads over its devices as far as they divide, prompts over the rest.
+
+    A decode step reads every weight for a handful of tokens, so weights must not travel: none lies on `fsdp`.
+
+    Args:
+        devices: Its own.
+        kv_heads: K of the model.
+    """
+    tensor = math.gcd(len(devices), kv_heads)
+    return make_mesh(f"data={len(devices) // tensor},tensor={tensor}", devices)
+
+
+def _grid(spec: str, sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> Any:
+    """Devices by their wires; several slices of a pod lie along `data`, which alone may cross their slow network."""
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices)
+    data, *others = sizes
+    if data % slices:
+        raise InputError(
+            f"mesh={spec!r} has data={data} over {slices} slices; make data a multiple of {slices}, as gradients alone "
+            "should cross the network between slices"
+        )
+    return mesh_utils.create_hybrid_device_mesh((data // slices, *others), (slices, 1, 1), devices)
 
 
 def _parse_mesh(spec: str) -> dict[str, int]:
@@ -135,6 +164,30 @@ def fallbacks(tree: PyTree, mesh: Mesh) -> tuple[str, ...]:
     lines: list[str] = []
     jax.tree_util.tree_map_with_path(lambda path, leaf: lines.extend(_place(path, leaf, mesh)[1]), tree)
     return tuple(lines)
+
+
+def local_copy(tree: PyTree, mesh: Mesh) -> PyTree:
+    """A copy of a tree that lies on the devices of all processes, whole on the devices of each of them.
+
+    Every process calls this at the same time, as the parts travel between them.
+
+    Args:
+        tree: Arrays on a mesh of all devices.
+        mesh: Of this process's own devices, from `make_mesh`; that of every process has the same axes.
+    """
+    processes = jax.process_count()
+    everywhere = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    grid = np.array(everywhere).reshape(processes, *mesh.devices.shape)
+    repeated = Mesh(grid, ("process", *MESH_AXES), axis_types=(AxisType.Auto,) * grid.ndim)
+
+    def one(leaf: Array, here: NamedSharding) -> Array:
+        copied = jax.device_put(leaf, NamedSharding(repeated, here.spec), may_alias=False)
+        shards = {shard.device: shard.data for shard in copied.addressable_shards}
+        placed = [shards[device] for device in here.addressable_devices_indices_map(leaf.shape)]
+        return jax.make_array_from_single_device_arrays(leaf.shape, here, placed)
+
+    copied: PyTree = jax.tree.map(one, tree, shardings(tree, mesh))
+    return copied
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

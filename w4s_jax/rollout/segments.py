@@ -105,9 +105,22 @@ class SegmentStore:
     def trajectories(self, round_: int | None = None) -> Iterator[Trajectory]:
         """Trajectories (of one round) in planned order, whichever host collected them."""
         for number, index in sorted({key[:2] for key in self._turns if round_ is None or key[0] == round_}):
-            turns = self.finished_turns(number, index)
-            if turns:
-                yield Trajectory(round=number, index=index, task=turns[0].task, turns=turns)
+            if self.finished_turns(number, index):
+                yield self.trajectory(number, index)
+
+    def trajectory(self, round_: int, index: int) -> Trajectory:
+        """One trajectory with the turns it has, as of the last `refresh`.
+
+        Raises:
+            StoreError: it has none.
+        """
+        turns = self.finished_turns(round_, index)
+        if not turns:
+            raise StoreError(
+                f"{self._folder}: holds no turn of {trajectory_name(round_, index)}; every process has to see the same "
+                "--run_dir"
+            )
+        return Trajectory(round=round_, index=index, task=turns[0].task, turns=turns)
 
     def merge(self, store: TrajectoryStore) -> int:
         """Appends to `store` what it lacks, in planned order; returns how many turns.
@@ -143,6 +156,39 @@ class SegmentStore:
                 f"{self._folder}: cannot be {what}: {error.strerror or error}; check the path, its permissions and "
                 "the free space, then run the same command again: finished turns are kept"
             ) from error
+
+
+class PublishedStore:
+    """A `TrajectoryStore` whose turns the other processes of a run see too, as segments.
+
+    Example:
+        >>> store = PublishedStore(TrajectoryStore(run_dir / "trajectories.jsonl"), segments)  # doctest: +SKIP
+    """
+
+    def __init__(self, store: TrajectoryStore, segments: SegmentStore) -> None:
+        """Gives each what only the other has, as a kill may come between two writes.
+
+        Raises:
+            StoreError: either cannot be written.
+        """
+        self._store, self._segments = store, segments
+        segments.merge(store)
+        for turn in store.turns():
+            if turn.turn >= len(segments.finished_turns(turn.round, turn.trajectory)):
+                segments.append(turn)
+
+    def append(self, turn: Turn) -> None:
+        """Stores a finished turn, then publishes it.
+
+        Raises:
+            StoreError: as `TrajectoryStore.append` and `SegmentStore.append`.
+        """
+        self._store.append(turn)
+        self._segments.append(turn)
+
+    def finished_turns(self, round_: int, trajectory: int) -> tuple[Turn, ...]:
+        """The stored turns of one trajectory, in order."""
+        return self._store.finished_turns(round_, trajectory)
 
 
 def _segment(key: Key) -> str:

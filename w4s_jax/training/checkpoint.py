@@ -19,6 +19,7 @@ import hashlib
 import logging
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -31,6 +32,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint.path import step as step_lib
 
 from w4s_jax.training.step import TrainState
 from w4s_jax.types import CheckpointError
@@ -38,6 +40,7 @@ from w4s_jax.types import CheckpointError
 PyTree = Any
 Json = dict[str, Any]
 
+_STEP = re.compile(r"step_(\d{8})")
 _log = logging.getLogger(__name__)
 
 
@@ -86,10 +89,10 @@ class Checkpoints:
             CheckpointError: as `wait`.
         """
         self.wait()
-        if not epath.Path(self.directory).exists():
-            return ()
-        with self._manager() as manager:
-            return tuple(sorted(manager.all_steps()))
+        # Not by a manager: where there are several processes it wants them all to be here.
+        folder = epath.Path(self.directory)
+        found = [(_STEP.fullmatch(path.name), path) for path in folder.iterdir()] if folder.exists() else []
+        return tuple(sorted(int(match[1]) for match, path in found if match and step_lib.is_path_finalized(path)))
 
     def save(self, state: TrainState, extra: Mapping[str, Any]) -> str:
         """Starts to write a checkpoint under the number of its updates; the oldest goes when it is whole.

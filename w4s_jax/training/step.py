@@ -271,6 +271,14 @@ class Trainer:
             donate_argnums=0,
         )
 
+    def lower_update(self) -> Any:
+        """`update_jit` lowered for the abstract values."""
+        state = self.abstract_state
+        denominator = _shape((), jnp.float32, sharding.replicated(self.mesh))
+        return self.update_jit.lower(
+            _Update(state.params, state.opt_state, state.step), self.abstract_grads.grads, denominator
+        )
+
     def _accumulate(self, params: PyTree, frozen: PyTree, total: GradSum, batch: PackedBatch) -> GradSum:
         grads, metrics = jax.grad(self._loss, has_aux=True)(params, frozen, batch)
         micro = _float32(GradSum(grads, metrics))

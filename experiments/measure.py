@@ -1,0 +1,106 @@
+"""What the devices of this machine really do: the ceiling of an estimate, and a step to hold against it.
+
+devices → **local_chip** → estimate; Trainer → **measured_seconds** → ratio of the two
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from w4s_jax.policy.transformer import init_variables
+from w4s_jax.training.chips import Chip
+from w4s_jax.training.step import Trainer
+from w4s_jax.training.tree import PackedBatch
+
+_SIZE = {"cpu": 1024}
+"""Side of the square matrices multiplied, by platform; 8,192 elsewhere."""
+
+
+def local_chip(dtype: DTypeLike) -> Chip:
+    """The first device, with its measured ceilings: a large matrix product and a large copy.
+
+    Args:
+        dtype: Of the product's operands.
+    """
+    device = jax.devices()[0]
+    size = _SIZE.get(device.platform, 8192)
+    a = jnp.ones((size, size), dtype)
+    product = best_seconds(jax.jit(lambda x: x @ x), a)
+    wide = jnp.ones(2**26, jnp.float32)
+    copy = best_seconds(jax.jit(lambda x: x + 1.0), wide)
+    stats = device.memory_stats() or {}
+    return Chip(
+        name=device.device_kind,
+        hbm_bytes=float(stats.get("bytes_limit", host_bytes() / jax.local_device_count())),
+        # Virtual devices of one CPU share it.
+        matrix_flops=2.0 * size**3 / product / _sharers(),
+        hbm_bandwidth=2.0 * wide.nbytes / copy / _sharers(),
+    )
+
+
+def _sharers() -> int:
+    return jax.local_device_count() if jax.devices()[0].platform == "cpu" else 1
+
+
+def host_bytes() -> float:
+    """Memory of this machine."""
+    with open("/proc/meminfo") as file:
+        return float(file.readline().split()[1]) * 1024
+
+
+def best_seconds(work: Callable[..., Any], *args: Any, repeats: int = 5) -> float:
+    """Of a compiled function, after one call that compiles it."""
+    jax.block_until_ready(work(*args))
+    seconds = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        jax.block_until_ready(work(*args))
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds)
+
+
+def measured_seconds(trainer: Trainer, rows: int, row_length: int, *, repeats: int = 3) -> float:
+    """Median seconds of one gradient with its update, on random parameters and full rows.
+
+    Args:
+        trainer: On present devices.
+        rows: Of a chip.
+        row_length: Tokens.
+        repeats: Steps measured, after one that compiles.
+    """
+    model = trainer.model
+    variables = jax.jit(lambda key: init_variables(model, key), out_shardings=_where(trainer))(jax.random.key(0))
+    state = trainer.init_state(variables)
+    rows *= trainer.mesh.shape["data"] * trainer.mesh.shape["fsdp"]
+    batch = full_rows(rows, row_length, model.config.vocab_size)
+    seconds = []
+    for _ in range(repeats + 1):
+        total = jax.block_until_ready(trainer.zero_grads())
+        begun = time.perf_counter()
+        total = trainer.accumulate(state, total, batch)
+        state, _ = trainer.apply(state, total, rows)
+        jax.block_until_ready(state.params)
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds[1:])
+
+
+def _where(trainer: Trainer) -> Any:
+    state = trainer.state_shardings
+    return state.params | state.frozen
+
+
+def full_rows(rows: int, row_length: int, vocab_size: int) -> PackedBatch:
+    """Rows of random tokens with every token a target: what `Shape.full_rows` counts."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, vocab_size, (rows, row_length), np.int32)
+    index = np.broadcast_to(np.arange(row_length, dtype=np.int32), tokens.shape).copy()
+    weight = np.full(tokens.shape, 1.0 / row_length, np.float32)
+    return PackedBatch(tokens, index, np.full_like(index, row_length), index, tokens, weight)

@@ -1,0 +1,318 @@
+"""Does a run fit? `python -m experiments.preflight --model=Qwen2.5-Coder-7B --topology=v5e-16 --mesh=fsdp=16`.
+
+--model, --topology → the run's own programs, compiled ahead of time → **memory a chip, FLOPs, traffic, estimate**
+
+Compiles for a TPU slice that is not there, on any machine with libtpu, or without
+--topology for the devices of this one, where --measure also runs the step. Nothing is
+loaded: a model is known by its config. It takes the flags of `experiments.rlao`, so that
+the flag file of a run can be asked about as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from experiments import app
+from experiments import flags as shared
+from experiments.measure import local_chip, measured_seconds
+from experiments.meta_agent import find_folder
+from experiments.run_dir import RunDirectory
+from experiments.training import optimizer_config
+from w4s_jax.policy import sharding
+from w4s_jax.policy.config import PRESETS, ModelConfig
+from w4s_jax.policy.generate import GeneratorConfig
+from w4s_jax.policy.hf import load_config
+from w4s_jax.policy.lora import LoraConfig
+from w4s_jax.policy.transformer import Transformer
+from w4s_jax.training import preflight, roofline
+from w4s_jax.training.chips import CHIPS, Chip, Topology
+from w4s_jax.training.preflight import Compiled, DoesNotFitError, Memory, Sampler
+from w4s_jax.training.roofline import Estimate, Shape
+from w4s_jax.training.step import Trainer
+from w4s_jax.types import InputError
+
+FLAGS = flags.FLAGS
+
+shared.define_all()
+flags.DEFINE_string("model", "", "A preset (e.g. qwen2.5-coder-7b), or as --meta_agent (empty: that one).")
+flags.DEFINE_string("topology", "", "TPU slice, e.g. v5e-16 or v5e:4x4 (empty: the devices of this machine).")
+flags.DEFINE_integer("num_slices", 1, "Slices, joined along data.", lower_bound=1)
+flags.DEFINE_boolean("sampling", True, "Count the sampler, which stays while a run trains.")
+flags.DEFINE_boolean("find_largest", True, "Look for the largest --rows_per_batch that fits; two or three compiles.")
+flags.DEFINE_boolean("measure", False, "Run the step on the devices of this machine, too.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """What is compiled for."""
+
+    name: str
+    chip: Chip
+    mesh: jax.sharding.Mesh
+    host_mesh: jax.sharding.Mesh
+    """Of the devices that one process samples on."""
+    bandwidth: Mapping[str, float]
+    """Bytes a second along each mesh axis."""
+
+
+def find_place(config: ModelConfig) -> Place:
+    """The described slice, or this machine.
+
+    Raises:
+        InputError: an unknown slice, a mesh that does not fit it, or libtpu is missing.
+    """
+    if FLAGS.topology:
+        topology = Topology.parse(FLAGS.topology, FLAGS.num_slices)
+        devices: Sequence[jax.Device] = topology.devices()
+        chip, name = topology.chip, topology.name
+    else:
+        devices, name = jax.devices(), f"{jax.device_count()} × {jax.devices()[0].device_kind}"
+        chip = local_chip(jnp.dtype(FLAGS.compute_dtype))
+    data = f"data={FLAGS.num_slices},fsdp={len(devices) // FLAGS.num_slices}"
+    mesh = sharding.make_mesh(FLAGS.mesh or data, devices)
+    host = topology.host.devices() if FLAGS.topology and topology.num_chips > topology.host.num_chips else devices
+    return Place(
+        name=name,
+        chip=chip,
+        mesh=mesh,
+        host_mesh=mesh if host is devices else sharding.host_mesh(host, config.num_kv_heads),
+        bandwidth=roofline.axis_bandwidth(topology, mesh)
+        if FLAGS.topology
+        else dict.fromkeys(mesh.shape, float("inf")),
+    )
+
+
+def model_name() -> str:
+    """As `--model` or `--meta_agent` spells it."""
+    return str(FLAGS.model or FLAGS.meta_agent)
+
+
+def find_config(spec: str) -> ModelConfig:
+    """Of a preset in any case, or of a folder."""
+    by_name = {name.lower(): config for name, config in PRESETS.items()}
+    name = spec.lower().rpartition("/")[2].removesuffix("-instruct")
+    if name in by_name and not Path(spec).is_dir():
+        return by_name[name]
+    return load_config(find_folder(spec, "model"))
+
+
+def make_trainer(config: ModelConfig, place: Place) -> Trainer:
+    """The trainer of a run with these flags."""
+    lora = LoraConfig(rank=FLAGS.lora_rank, alpha=FLAGS.lora_alpha) if FLAGS.lora_rank else None
+    model = Transformer(
+        config=config,
+        compute_dtype=jnp.dtype(FLAGS.compute_dtype),
+        param_dtype=jnp.dtype(FLAGS.param_dtype),
+        remat=FLAGS.remat,
+        lora=lora,
+        mesh=place.mesh,
+    )
+    return Trainer(model=model, mesh=place.mesh, optimizer=optimizer_config(0))
+
+
+def compile_sampler(trainer: Trainer, place: Place) -> Sampler:
+    """The decode step with the flags' shapes."""
+    model = trainer.model
+    config = GeneratorConfig(
+        cache_length=FLAGS.cache_length or min(model.config.max_positions, 16_384),
+        max_new_tokens=FLAGS.max_new_tokens,
+        slots=FLAGS.prompts_in_flight,
+        samples_per_slot=FLAGS.num_candidates,
+        block=512 if FLAGS.topology else None,
+    )
+    return preflight.compile_sampler(model, config, place.host_mesh)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the compiler said of one number of rows."""
+
+    rows: int
+    """Of a chip's share, as `--rows_per_batch`."""
+    step: Compiled
+    sampler: Sampler | None
+
+    @property
+    def memory(self) -> Memory:
+        """With the sampler."""
+        return dataclasses.replace(self.step.memory, sampling=self.sampler.memory if self.sampler else 0)
+
+
+class Search:
+    """Compiles for numbers of rows, each once."""
+
+    def __init__(self, trainer: Trainer, place: Place) -> None:
+        """Compiles the sampler, which does not depend on them.
+
+        Raises:
+            DoesNotFitError: it alone needs more than a chip has.
+        """
+        self._trainer, self._place = trainer, place
+        self._shards = place.mesh.shape["data"] * place.mesh.shape["fsdp"]
+        self._found: dict[int, Found] = {}
+        self._sampler = compile_sampler(trainer, place) if FLAGS.sampling else None
+        if self._sampler:
+            note(f"decode step compiled in {self._sampler.seconds:.0f} s: {gib(self._sampler.memory)} a chip")
+
+    def found(self, rows: int) -> Found:
+        """Compiles the step for `rows` rows of a chip.
+
+        Raises:
+            DoesNotFitError: a program alone needs more than a chip has.
+        """
+        if rows not in self._found:
+            step = preflight.compile_step(self._trainer, rows * self._shards, FLAGS.row_length)
+            self._found[rows] = Found(rows=rows, step=step, sampler=self._sampler)
+            total = self._found[rows].memory.total
+            note(f"step of {rows} row(s) a chip compiled in {step.seconds:.0f} s: {gib(total)} a chip")
+        return self._found[rows]
+
+    def largest(self) -> int:
+        """The most rows of a chip that fit."""
+        return preflight.largest_rows(lambda rows: self.found(rows).memory.total, self._place.chip.hbm_bytes)
+
+
+def estimate(found: Found, trainer: Trainer, place: Place) -> Estimate:
+    """The roofline of the compiled step."""
+    config, mesh = trainer.model.config, place.mesh
+    shape = Shape.full_rows(found.rows * mesh.shape["data"] * mesh.shape["fsdp"], FLAGS.row_length)
+    frozen, memory = bool(FLAGS.lora_rank), found.step.memory
+    passes = (2 if frozen else 3) + (FLAGS.remat == "full")
+    state = memory.parameters + memory.optimizer + memory.gradients
+    return roofline.estimate(
+        place.chip,
+        chips=mesh.size,
+        executed_flops=roofline.gradient_flops(config, shape, frozen_base=frozen, remat=FLAGS.remat),
+        model_flops=roofline.gradient_flops(config, shape, frozen_base=frozen),
+        hbm_bytes=roofline.hbm_traffic(config, shape, mesh, passes=passes, state_bytes=state),
+        traffic=found.step.traffic,
+        bandwidth=place.bandwidth,
+    )
+
+
+# --- what is said -------------------------------------------------------------
+
+
+def note(line: str) -> None:
+    """Progress, on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def gib(count: float) -> str:
+    """E.g. `12.34 GiB`, or `5.6 MiB`."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.1f} MiB"
+
+
+def as_json(found: Found, time: Estimate, largest: int | None, place: Place, config: ModelConfig) -> dict[str, Any]:
+    """The stable keys of DESIGN's list, and some more."""
+    memory, mesh = found.memory, place.mesh
+    rows = found.rows * mesh.shape["data"] * mesh.shape["fsdp"]
+    traffic: dict[str, dict[str, int]] = {}
+    for (kind, axes), sent in sorted(found.step.traffic.bytes.items()):
+        traffic.setdefault(kind, {})[axes] = sent
+    flops = roofline.gradient_flops(config, Shape.full_rows(rows, FLAGS.row_length), frozen_base=bool(FLAGS.lora_rank))
+    return {
+        "model": model_name(),
+        "topology": place.name,
+        "mesh": ",".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1) or "data=1",
+        "fits": memory.total <= place.chip.hbm_bytes,
+        "bytes_per_chip": {**dataclasses.asdict(memory), "total": memory.total},
+        "hbm_bytes_per_chip": place.chip.hbm_bytes,
+        "rows_per_batch": found.rows,
+        "tokens_per_step": rows * FLAGS.row_length,
+        "flops_per_step": flops,
+        "collective_bytes": traffic,
+        "loops_of_unknown_length": found.step.traffic.loops_of_unknown_length,
+        "compile_seconds": round(found.step.seconds, 1),
+        "estimated_step_seconds": time.seconds,
+        "estimated_terms": time.terms,
+        "estimated_serial_seconds": time.serial_seconds,
+        "estimated_mfu": time.mfu,
+        "largest_batch": largest,
+    }
+
+
+def spelled(result: Mapping[str, Any], time: Estimate, place: Place) -> str:
+    """The summary for people."""
+    memory, terms = result["bytes_per_chip"], time.terms
+    kinds = "  ".join(f"{kind} {gib(value)}" for kind, value in memory.items() if kind != "total")
+    sent = ", ".join(
+        f"{kind} over {axes} {gib(value)}"
+        for kind, by_axes in result["collective_bytes"].items()
+        for axes, value in by_axes.items()
+    )
+    largest = result["largest_batch"]
+    fits = "fits" if result["fits"] else "does NOT fit"
+    longest = max(terms, key=lambda term: terms[term])
+    lines = [
+        f"{result['model']} on {place.name}, mesh {result['mesh']}, {result['rows_per_batch']} row(s) of "
+        f"{FLAGS.row_length:,} tokens a chip",
+        f"memory a chip   {gib(memory['total'])} of {gib(place.chip.hbm_bytes)}: {fits}",
+        f"                {kinds}",
+        f"largest batch   {'not looked for' if largest is None else f'--rows_per_batch={largest}'}",
+        f"work a step     {result['tokens_per_step']:,} tokens, {result['flops_per_step'] / 1e12:,.3g} TFLOP",
+        f"sent by a chip  {sent or 'nothing'}",
+        f"estimate        {time.seconds:.3g} s a step, bound by {longest} ("
+        + ", ".join(f"{term} {value:.3g} s" for term, value in terms.items())
+        + f"; one after another {time.serial_seconds:.3g} s)",
+        f"utilisation     at most {100 * time.mfu:.0f} % of peak, recomputation not counted as work",
+    ]
+    if result["loops_of_unknown_length"]:
+        lines.append(f"warning: {result['loops_of_unknown_length']} loops of unknown length were counted once")
+    if FLAGS.topology:
+        lines.append("No TPU ran this: memory is the compiler's, the time is a roofline estimate from published rates.")
+    return "\n".join(lines)
+
+
+def remedy(place: Place) -> str:
+    """What makes a run smaller."""
+    ideas = [f"--mesh=fsdp={place.mesh.size}"] if place.mesh.shape["fsdp"] < place.mesh.size else []
+    ideas += [] if FLAGS.lora_rank else ["--lora_rank=16 --param_dtype=bfloat16"]
+    ideas += [] if FLAGS.moment_dtype == "bfloat16" else ["--moment_dtype=bfloat16"]
+    ideas += ["a shorter --row_length", "fewer --prompts_in_flight or a shorter --cache_length", "a larger slice"]
+    return "try " + ", ".join(ideas)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Compiles, then says what was found."""
+    del argv
+    if FLAGS.measure and FLAGS.topology:
+        raise InputError(f"--measure runs the step, and --topology={FLAGS.topology} is not here; leave one of them out")
+    if FLAGS.num_slices > 1 and not FLAGS.topology:
+        raise InputError(f"--num_slices={FLAGS.num_slices} needs --topology, one of {', '.join(CHIPS)} with a shape")
+    config = find_config(model_name())
+    place = find_place(config)
+    trainer = make_trainer(config, place)
+    for line in sharding.fallbacks(trainer.abstract_state.params, place.mesh):
+        note(f"replicated: {line}")
+    try:
+        search = Search(trainer, place)
+        found = search.found(FLAGS.rows_per_batch)
+    except DoesNotFitError as error:
+        raise InputError(f"{model_name()} on {place.name}: {error}; {remedy(place)}") from None
+    largest = search.largest() if FLAGS.find_largest else None
+    time = estimate(found, trainer, place)
+    result = as_json(found, time, largest, place, config)
+    print(spelled(result, time, place))
+    if not result["fits"]:
+        print(f"remedy          {remedy(place)}")
+    if FLAGS.measure:
+        result["measured_step_seconds"] = measured_seconds(trainer, found.rows, FLAGS.row_length)
+        print(
+            f"measured        {result['measured_step_seconds']:.3g} s, "
+            f"{result['measured_step_seconds'] / time.seconds:.2f} × the estimate"
+        )
+    if FLAGS.json_out:
+        RunDirectory(Path()).write_json(Path(FLAGS.json_out), result)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,1 @@
+"""Starts one run on several processes or machines."""

@@ -1,0 +1,233 @@
+"""What preflight counts, against hand-worked numbers, the compiler's own count and published totals."""
+
+import dataclasses
+import importlib.util
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from w4s_jax.policy.attention import tree_attention_reference
+from w4s_jax.policy.config import PRESETS, ModelConfig
+from w4s_jax.policy.generate import GeneratorConfig
+from w4s_jax.policy.lora import LoraConfig
+from w4s_jax.policy.sharding import host_mesh, make_mesh
+from w4s_jax.policy.transformer import Transformer
+from w4s_jax.training.chips import CHIPS, SLICES, Topology
+from w4s_jax.training.collectives import Traffic
+from w4s_jax.training.optimizer import OptimizerConfig
+from w4s_jax.training.preflight import DoesNotFitError, compile_sampler, compile_step, compiled, largest_rows
+from w4s_jax.training.roofline import Shape, axis_bandwidth, estimate, gradient_flops, hbm_traffic
+from w4s_jax.training.step import Trainer
+from w4s_jax.types import InputError
+
+SMALL = ModelConfig(
+    vocab_size=512, num_layers=1, embed_dim=128, num_heads=4, num_kv_heads=2, head_dim=32, mlp_dim=256, qk_norm=True
+)
+
+
+def trainer(mesh="fsdp=4", **options):
+    devices = jax.devices()[: math.prod(int(axis.split("=")[1]) for axis in mesh.split(","))]
+    mesh = make_mesh(mesh, devices)
+    model = Transformer(config=SMALL, mesh=mesh, **options)
+    return Trainer(
+        model=model, mesh=mesh, optimizer=OptimizerConfig(), attention=tree_attention_reference, loss_chunk=64
+    )
+
+
+def test_flops_of_a_model_small_enough_to_count_by_hand():
+    """D = 2, one head of 2, F = 3, V = 5, two layers, 4 tokens: the maps of a layer have 4·4 + 3·6 = 34 weights."""
+    config = ModelConfig(
+        vocab_size=5, num_layers=2, embed_dim=2, num_heads=1, num_kv_heads=1, head_dim=2, mlp_dim=3, qk_norm=True
+    )
+    shape = Shape(tokens=4, targets=3, pairs=10)
+    maps, logits, attention = 2 * 34 * 4, 2 * 5 * 3, 2 * 2 * 10
+    assert gradient_flops(config, shape) == 3 * 2 * maps + 3 * 2 * logits + 14 * attention
+    assert gradient_flops(config, shape, remat="full") == 4 * 2 * maps + 4 * 2 * logits + 18 * attention
+    assert gradient_flops(config, shape, frozen_base=True) == 2 * 2 * maps + 2 * 2 * logits + 14 * attention
+    assert Shape.full_rows(2, 3) == Shape(tokens=6, targets=6, pairs=12)
+
+
+def test_flops_are_those_the_compiler_counts_where_nothing_is_in_a_loop():
+    """One layer and one chunk. Dense attention computes all T² pairs, with four products backward, not five."""
+    of = trainer("data=1")
+    lowered = of.accumulate_jit.lower(
+        of.abstract_state.params, of.abstract_state.frozen, of.abstract_grads, of.abstract_batch(2, 64)
+    )
+    counted = lowered.compile().cost_analysis()["flops"]
+    dense = Shape(tokens=128, targets=128, pairs=2 * 64 * 64)
+    ours = gradient_flops(SMALL, dense, remat="none") - 2 * SMALL.num_heads * SMALL.head_dim * dense.pairs
+    assert counted == pytest.approx(ours, rel=0.06)  # norms, softmax and SiLU are not products
+
+
+@pytest.mark.parametrize(
+    ("affine", "limit", "fits", "compiles"),
+    [
+        ((10, 5), 14.9, 0, [1]),
+        ((10, 5), 15, 1, [1, 2]),
+        ((10, 5), 20, 2, [1, 2]),
+        ((10, 5), 34, 4, [1, 2, 4]),
+    ],
+)
+def test_the_largest_batch_is_found_by_two_compiles_a_line_and_a_third(affine, limit, fits, compiles):
+    seen = []
+
+    def bytes_of(rows):
+        seen.append(rows)
+        return affine[0] + affine[1] * rows
+
+    assert largest_rows(bytes_of, limit) == fits
+    assert seen == compiles
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_where_memory_bends_upwards_the_largest_batch_is_still_one_that_was_seen_to_fit(refused):
+    seen = {}
+
+    def bytes_of(rows):
+        seen[rows] = 10 + rows + rows**2 / 100
+        if refused and seen[rows] > 100:
+            raise DoesNotFitError("the gradient", math.nan)
+        return seen[rows]
+
+    found = largest_rows(bytes_of, 100)
+    assert seen[found] <= 100
+    assert 40 <= found <= 57  # the largest that fits; at most a few compiles are spent on it
+    assert len(seen) <= 5
+    assert largest_rows(lambda rows: bytes_of(rows) if rows < 2 else bytes_of(99), 50) == 1
+
+
+def test_memory_is_that_of_the_shards_of_one_chip():
+    """fsdp=4 splits all but the scales of the two head norms, which have no axis to split."""
+    of = trainer()
+    memory = compile_step(of, 4, 64).memory
+    whole = sum(x.size for x in jax.tree.leaves(of.abstract_state.params))
+    norms = 2 * SMALL.head_dim
+    assert memory.parameters == 4 * ((whole - norms) // 4 + norms)
+    assert memory.optimizer == 2 * memory.parameters + 3 * 4  # two moments, three counters
+    assert memory.gradients == memory.parameters + 3 * 4  # and three sums
+    assert memory.total == memory.parameters + memory.optimizer + memory.gradients + memory.activations
+    longer = compile_step(of, 4, 256).memory
+    assert longer.parameters == memory.parameters
+    assert longer.activations > memory.activations
+
+
+def test_adapters_alone_have_moments_and_gradients():
+    memory = compile_step(trainer(lora=LoraConfig(rank=4, alpha=8.0), param_dtype=jnp.bfloat16), 4, 64).memory
+    assert memory.gradients < memory.parameters
+    assert memory.optimizer == pytest.approx(2 * memory.gradients, rel=0.01)
+
+
+def test_a_sampler_holds_its_weights_in_the_compute_dtype_and_its_cache():
+    config = GeneratorConfig(cache_length=128, max_new_tokens=32, slots=2, samples_per_slot=3, block=32)
+    mesh = make_mesh("", jax.devices()[:1])
+    model = Transformer(config=SMALL, compute_dtype=jnp.bfloat16)
+    weights = 2 * sum(x.size for x in jax.tree.leaves(trainer().abstract_state.params))
+    cache = 2 * 2 * 1 * 2 * (128 + 3 * 32) * SMALL.num_kv_heads * SMALL.head_dim
+    memory = compile_sampler(model, config, mesh).memory
+    longer = dataclasses.replace(config, cache_length=256)
+    assert memory > weights + cache
+    grown = compile_sampler(model, longer, mesh).memory - memory
+    assert grown >= 2 * 2 * 1 * 2 * 128 * SMALL.num_kv_heads * SMALL.head_dim
+
+
+def test_the_compilers_cry_for_memory_becomes_the_bytes_it_asked_for():
+    def failing():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in hbm. Used 20.50G of 15.75G hbm.")
+
+    with pytest.raises(DoesNotFitError, match=r"the gradient needs 20.50 GiB a chip") as found:
+        compiled("the gradient", failing)
+    assert found.value.used == 20.5 * 2**30
+
+    def other():
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        compiled("the gradient", other)
+
+
+def test_the_links_of_a_chip_add_up_to_what_is_published():
+    """docs.cloud.google.com/tpu/docs: bidirectional inter-chip bandwidth, GB/s a chip."""
+    published = {"v5e": 400, "v5p": 1200, "v6e": 800}
+    assert {name: chip.links * chip.link_bandwidth * 2 / 1e9 for name, chip in CHIPS.items()} == published
+
+
+@pytest.mark.parametrize(
+    ("spec", "chips"), [("v5e-16", 16), ("v5e:4x4", 16), ("v5p-64", 32), ("v5p:2x2x1", 4), ("v6e-256", 256)]
+)
+def test_a_slice_has_the_chips_that_its_name_says(spec, chips):
+    assert Topology.parse(spec).num_chips == chips
+    assert Topology.parse(spec, 3).num_chips == 3 * chips
+
+
+def test_every_cloud_name_counts_chips_or_on_v5p_cores():
+    for name in SLICES:
+        kind, count = name.split("-")
+        assert Topology.parse(name).num_chips * (2 if kind == "v5p" else 1) == int(count)
+
+
+@pytest.mark.parametrize("spec", ["", "v4-8", "v5e", "v5e:4", "v5e:4x4x4", "v5p:2x2", "v5e:0x4", "v5e:4x", "v5e-17"])
+def test_an_unknown_slice_is_refused_with_those_that_are_known(spec):
+    with pytest.raises(InputError, match=r"topology='.*' is unknown; give v5e, v5p, v6e with a shape"):
+        Topology.parse(spec)
+
+
+def test_an_axis_has_the_bandwidth_of_its_share_of_the_torus():
+    """v5e 4x4: lines, not rings, so 50 GB/s a dimension; v5p 4x4x4: rings, 200 GB/s each."""
+    mesh = make_mesh("fsdp=4,tensor=2")
+    line = axis_bandwidth(Topology.parse("v5e:2x4"), mesh)
+    assert line["fsdp"] == pytest.approx(2 * 50e9 * 2 / 3)
+    assert line["tensor"] == pytest.approx(2 * 50e9 / 3)
+    assert line["data"] == math.inf
+    ring = axis_bandwidth(Topology.parse("v5p:4x4x4"), make_mesh("fsdp=8"))
+    assert ring["fsdp"] == pytest.approx(600e9 / 2)  # log2(8) of log2(64)
+    apart = axis_bandwidth(Topology.parse("v5e:2x2", 2), make_mesh("data=2,fsdp=4"))
+    assert apart["data"] == CHIPS["v5e"].network_bandwidth
+
+
+def test_the_longest_term_is_the_estimate_and_their_sum_the_worst():
+    chip = CHIPS["v5e"]
+    traffic = Traffic({("all-gather", "fsdp"): 50 * 10**9, ("all-reduce", "fsdp+tensor"): 10 * 10**9}, 0)
+    found = estimate(
+        chip,
+        chips=4,
+        executed_flops=4 * 197e12 * 2,
+        model_flops=3 * 197e12 * 2,
+        hbm_bytes=819e9 * 0.5,
+        traffic=traffic,
+        bandwidth={"fsdp": 100e9, "tensor": 20e9},
+    )
+    assert found.terms == pytest.approx({"matrix": 2.0, "hbm": 0.5, "network": 0.5 + 0.5})
+    assert (found.seconds, found.serial_seconds) == pytest.approx((2.0, 3.5))
+    assert found.mfu == pytest.approx(0.75)
+
+
+def test_hbm_traffic_of_one_product_by_hand():
+    """One map D → F of each kind; every operand and result once, two bytes each."""
+    config = ModelConfig(
+        vocab_size=5, num_layers=1, embed_dim=2, num_heads=1, num_kv_heads=1, head_dim=2, mlp_dim=3, qk_norm=True
+    )
+    mesh = make_mesh("", jax.devices()[:1])
+    attention = 4 * (4 * (2 + 2) + 2 * 2)
+    mlp = 3 * (4 * (2 + 3) + 2 * 3)
+    shape = Shape(tokens=4, targets=4, pairs=10)
+    assert hbm_traffic(config, shape, mesh, passes=3, state_bytes=100) == 2 * 3 * (attention + mlp) + 200
+
+
+def test_a_host_splits_heads_as_far_as_they_divide_and_prompts_over_the_rest():
+    assert dict(host_mesh(jax.devices()[:8], 4).shape) == {"data": 2, "fsdp": 1, "tensor": 4}
+    assert dict(host_mesh(jax.devices()[:4], 8).shape) == {"data": 1, "fsdp": 1, "tensor": 4}
+    assert dict(host_mesh(jax.devices()[:1], 2).shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra: tpu)")
+def test_a_step_compiles_for_a_slice_that_is_not_there():
+    mesh = make_mesh("fsdp=4", Topology.parse("v5e-4").devices())
+    config = PRESETS["Qwen2.5-Coder-0.5B"]
+    model = Transformer(config=config, compute_dtype=jnp.bfloat16, remat="full", mesh=mesh)
+    found = compile_step(Trainer(model=model, mesh=mesh, optimizer=OptimizerConfig()), 4, 1024)
+    assert found.memory.parameters == pytest.approx(494e6 * 4 / 4, rel=0.01)
+    assert np.sum(list(found.traffic.bytes.values())) > 494e6  # the weights are gathered at least once, in two bytes
+    assert not found.traffic.loops_of_unknown_length

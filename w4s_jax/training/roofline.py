@@ -1,0 +1,182 @@
+"""What a training step has to do, counted from the model, and how long a chip needs at the very least.
+
+ModelConfig, rows × tokens, Traffic → **Work** → with a Chip → **Estimate** (three terms, the longest one counts)
+
+A roofline (Williams, Waterman & Patterson, CACM 52(4), 2009): the time is that of the
+busiest of matrix unit, HBM and interconnect, with perfect overlap and each at its
+published rate. No program is faster; a real one is slower, and by how much has to be
+measured. The compiler's own cost analysis counts a loop's body once and is not used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+from jax.sharding import Mesh
+
+from w4s_jax.policy.config import ModelConfig
+from w4s_jax.training.chips import Chip, Topology
+from w4s_jax.training.collectives import Traffic
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The work that a gradient is asked for.
+
+    Example:
+        >>> Shape.full_rows(rows=2, row_length=8).pairs
+        72
+    """
+
+    tokens: int
+    """Computed, of all rows."""
+    targets: int
+    """Tokens that carry loss."""
+    pairs: int
+    """Visible (query, key) pairs, a query with itself included."""
+
+    @classmethod
+    def full_rows(cls, rows: int, row_length: int) -> Shape:
+        """Rows of plain text with every token a target: no token tree of that length costs more."""
+        tokens = rows * row_length
+        return cls(tokens=tokens, targets=tokens, pairs=tokens * (row_length + 1) // 2)
+
+
+def layer_parameters(config: ModelConfig) -> int:
+    """Parameters of the linear maps of one layer."""
+    c = config
+    return c.embed_dim * c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads) + 3 * c.embed_dim * c.mlp_dim
+
+
+def gradient_flops(config: ModelConfig, shape: Shape, *, frozen_base: bool = False, remat: str | None = None) -> int:
+    """FLOPs of one gradient: two a multiplication, forward once, backward twice for every matrix product.
+
+    In the attention the backward pass has five products where the forward pass has two.
+
+    Args:
+        config: The model.
+        shape: What it is asked for.
+        frozen_base: LoRA: no gradient of the base is formed (the adapters' own work is below a percent and left out).
+        remat: A key of `transformer.REMAT`: counts what is computed again, logits too; None: nothing is.
+    """
+    passes = 2 if frozen_base else 3
+    layers = 2 * (passes + (remat == "full")) * layer_parameters(config) * shape.tokens
+    attention = (4 + 10 + 4 * (remat in ("full", "dots"))) * config.num_heads * config.head_dim * shape.pairs
+    logits = 2 * (passes + (remat is not None)) * config.embed_dim * config.vocab_size * shape.targets
+    return config.num_layers * (layers + attention) + logits
+
+
+def hbm_traffic(config: ModelConfig, shape: Shape, mesh: Mesh, *, passes: int, state_bytes: float) -> float:
+    """Bytes that one chip moves between HBM and its matrix unit in a step.
+
+    Every matrix product reads both operands and writes its result once, in two bytes; the update reads and writes
+    the state once.
+
+    Args:
+        config: The model.
+        shape: Of the whole mesh.
+        mesh: Rows are split over `data` and `fsdp`, widths over `tensor`.
+        passes: Products for each linear map: forward, recomputed, two backward.
+        state_bytes: Parameters, moments and gradient of one chip.
+    """
+    c, split = config, mesh.shape["tensor"]
+    tokens: float = shape.tokens / (mesh.shape["data"] * mesh.shape["fsdp"])
+    q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    maps = [(c.embed_dim, q), (c.embed_dim, kv), (c.embed_dim, kv), (q, c.embed_dim)]
+    maps += [(c.embed_dim, c.mlp_dim)] * 2 + [(c.mlp_dim, c.embed_dim)]
+    layer: float = sum(tokens * (a + b / split) + a * b / split for a, b in maps)
+    return 2 * passes * c.num_layers * layer + 2 * state_bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Seconds of a step on one chip, by what it waits for."""
+
+    matrix_seconds: float
+    hbm_seconds: float
+    network_seconds: Mapping[str, float]
+    """By mesh axes, joined by `+`; one after another."""
+    model_flops: float
+    """Of one chip, nothing recomputed."""
+    peak_flops: float
+    """Of one chip, a second."""
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """The three terms."""
+        return {
+            "matrix": self.matrix_seconds,
+            "hbm": self.hbm_seconds,
+            "network": sum(self.network_seconds.values()),
+        }
+
+    @property
+    def seconds(self) -> float:
+        """The longest term: all three at once, at their peaks."""
+        return max(self.terms.values())
+
+    @property
+    def serial_seconds(self) -> float:
+        """Their sum: nothing overlaps."""
+        return sum(self.terms.values())
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs utilisation at `seconds` (Chowdhery et al., arXiv 2204.02311, appendix B)."""
+        return self.model_flops / (self.seconds * self.peak_flops)
+
+
+def estimate(
+    chip: Chip,
+    *,
+    chips: int,
+    executed_flops: float,
+    model_flops: float,
+    hbm_bytes: float,
+    traffic: Traffic,
+    bandwidth: Mapping[str, float],
+) -> Estimate:
+    """Puts work and chip together.
+
+    Args:
+        chip: What it runs on.
+        chips: Over which the FLOPs are spread evenly.
+        executed_flops: Of the whole mesh, with what is recomputed.
+        model_flops: Of the whole mesh.
+        hbm_bytes: Of one chip.
+        traffic: What one chip sends.
+        bandwidth: Of each single mesh axis, from `axis_bandwidth`; several axes together are as fast as the slowest.
+    """
+    network: dict[str, float] = {}
+    for (_, axes), sent in traffic.bytes.items():
+        slowest = min((bandwidth[axis] for axis in axes.split("+") if axis), default=math.inf)
+        network[axes] = network.get(axes, 0.0) + sent / slowest
+    return Estimate(
+        matrix_seconds=executed_flops / chips / chip.matrix_flops,
+        hbm_seconds=hbm_bytes / chip.hbm_bandwidth,
+        network_seconds=network,
+        model_flops=model_flops / chips,
+        peak_flops=chip.matrix_flops,
+    )
+
+
+def axis_bandwidth(topology: Topology, mesh: Mesh) -> dict[str, float]:
+    """Bytes a second that a chip can send along each mesh axis.
+
+    The slices are wired by the data-center network, along `data`. Within a slice, each dimension of the torus has a
+    link either way where it closes to a ring, and half of that where it is a line; an axis gets the share of the
+    dimensions that its size takes of the slice (in powers of two).
+    """
+    chip = topology.chip
+    dims = [side for side in topology.shape if side > 1]
+    whole = sum(2 * chip.link_bandwidth / (1 if side >= chip.wraps_at else 2) for side in dims)
+    within = math.log2(max(2, math.prod(dims)))
+    found = {}
+    for axis, size in mesh.shape.items():
+        if axis == "data" and topology.num_slices > 1:
+            found[axis] = chip.network_bandwidth
+        else:
+            found[axis] = whole * math.log2(size) / within if size > 1 else math.inf
+    return found
