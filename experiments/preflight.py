@@ -47,6 +47,7 @@ flags.DEFINE_string("topology", "", "TPU slice, e.g. v5e-16 or v5e:4x4 (empty: t
 flags.DEFINE_integer("num_slices", 1, "Slices, joined along data.", lower_bound=1)
 flags.DEFINE_boolean("sampling", True, "Count the sampler, which stays while a run trains.")
 flags.DEFINE_boolean("find_largest", True, "Look for the largest --rows_per_batch that fits; two or three compiles.")
+flags.DEFINE_boolean("suggest_mesh", True, "Where it does not fit, compile for meshes that split more.")
 flags.DEFINE_boolean("measure", False, "Run the step on the devices of this machine, too.")
 
 
@@ -63,8 +64,12 @@ class Place:
     """Bytes a second along each mesh axis."""
 
 
-def find_place(config: ModelConfig) -> Place:
+def find_place(config: ModelConfig, mesh_spec: str) -> Place:
     """The described slice, or this machine.
+
+    Args:
+        config: The model, whose heads decide how a host samples.
+        mesh_spec: As `--mesh`; empty: all chips of a slice on fsdp.
 
     Raises:
         InputError: an unknown slice, a mesh that does not fit it, or libtpu is missing.
@@ -77,7 +82,7 @@ def find_place(config: ModelConfig) -> Place:
         devices, name = jax.devices(), f"{jax.device_count()} × {jax.devices()[0].device_kind}"
         chip = local_chip(jnp.dtype(FLAGS.compute_dtype))
     data = f"data={FLAGS.num_slices},fsdp={len(devices) // FLAGS.num_slices}"
-    mesh = sharding.make_mesh(FLAGS.mesh or data, devices)
+    mesh = sharding.make_mesh(mesh_spec or data, devices)
     host = topology.host.devices() if FLAGS.topology and topology.num_chips > topology.host.num_chips else devices
     return Place(
         name=name,
@@ -180,6 +185,31 @@ class Search:
         return preflight.largest_rows(lambda rows: self.found(rows).memory.total, self._place.chip.hbm_bytes)
 
 
+def suggested_mesh(config: ModelConfig, place: Place) -> str:
+    """The first mesh that splits activations over more of `tensor` and fits; empty where none does."""
+    data = FLAGS.num_slices
+    for tensor in (2, 4, 8):
+        fsdp = place.mesh.size // data // tensor
+        spec = f"data={data},fsdp={fsdp},tensor={tensor}".removeprefix("data=1,")
+        if (
+            tensor <= place.mesh.shape["tensor"]
+            or config.num_kv_heads % tensor
+            or data * fsdp * tensor != place.mesh.size
+        ):
+            continue
+        note(f"trying --mesh={spec}")
+        other = find_place(config, spec)
+        try:
+            if (
+                Search(make_trainer(config, other), other).found(FLAGS.rows_per_batch).memory.total
+                <= other.chip.hbm_bytes
+            ):
+                return spec
+        except DoesNotFitError as error:
+            note(str(error))
+    return ""
+
+
 def estimate(found: Found, trainer: Trainer, place: Place) -> Estimate:
     """The roofline of the compiled step."""
     config, mesh = trainer.model.config, place.mesh
@@ -272,9 +302,9 @@ def spelled(result: Mapping[str, Any], time: Estimate, place: Place) -> str:
     return "\n".join(lines)
 
 
-def remedy(place: Place) -> str:
-    """What makes a run smaller."""
-    ideas = [f"--mesh=fsdp={place.mesh.size}"] if place.mesh.shape["fsdp"] < place.mesh.size else []
+def remedy(mesh: str) -> str:
+    """What makes a run smaller, beginning with a mesh that was found to fit."""
+    ideas = [f"--mesh={mesh}, which fits"] if mesh else []
     ideas += [] if FLAGS.lora_rank else ["--lora_rank=16 --param_dtype=bfloat16"]
     ideas += [] if FLAGS.moment_dtype == "bfloat16" else ["--moment_dtype=bfloat16"]
     ideas += ["a shorter --row_length", "fewer --prompts_in_flight or a shorter --cache_length", "a larger slice"]
@@ -289,7 +319,7 @@ def main(argv: Sequence[str]) -> None:
     if FLAGS.num_slices > 1 and not FLAGS.topology:
         raise InputError(f"--num_slices={FLAGS.num_slices} needs --topology, one of {', '.join(CHIPS)} with a shape")
     config = find_config(model_name())
-    place = find_place(config)
+    place = find_place(config, FLAGS.mesh)
     trainer = make_trainer(config, place)
     for line in sharding.fallbacks(trainer.abstract_state.params, place.mesh):
         note(f"replicated: {line}")
@@ -297,21 +327,26 @@ def main(argv: Sequence[str]) -> None:
         search = Search(trainer, place)
         found = search.found(FLAGS.rows_per_batch)
     except DoesNotFitError as error:
-        raise InputError(f"{model_name()} on {place.name}: {error}; {remedy(place)}") from None
+        mesh = suggested_mesh(config, place) if FLAGS.suggest_mesh else ""
+        raise InputError(f"{model_name()} on {place.name}: {error}; {remedy(mesh)}") from None
     largest = search.largest() if FLAGS.find_largest else None
     time = estimate(found, trainer, place)
     result = as_json(found, time, largest, place, config)
     print(spelled(result, time, place))
     if not result["fits"]:
-        print(f"remedy          {remedy(place)}")
+        result["suggested_mesh"] = suggested_mesh(config, place) if FLAGS.suggest_mesh else ""
+        print(f"remedy          {remedy(result['suggested_mesh'])}")
     if FLAGS.measure:
-        result["measured_step_seconds"] = measured_seconds(trainer, found.rows, FLAGS.row_length)
-        print(
-            f"measured        {result['measured_step_seconds']:.3g} s, "
-            f"{result['measured_step_seconds'] / time.seconds:.2f} × the estimate"
-        )
+        measure(result, trainer, found.rows)
     if FLAGS.json_out:
         RunDirectory(Path()).write_json(Path(FLAGS.json_out), result)
+
+
+def measure(result: dict[str, Any], trainer: Trainer, rows: int) -> None:
+    """Runs the step, and says how far the estimate is off."""
+    seconds = measured_seconds(trainer, rows, FLAGS.row_length)
+    result["measured_step_seconds"] = seconds
+    print(f"measured        {seconds:.3g} s, {seconds / result['estimated_step_seconds']:.2f} × the estimate")
 
 
 if __name__ == "__main__":
