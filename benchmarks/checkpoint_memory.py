@@ -14,7 +14,7 @@ numbers are above what the process held when the step began. Told apart are
   device in it. The sum of all anonymous memory peaks when the last array is placed, which
   may be later than the staging does;
 - mapped files, here mostly the checkpoint: page cache, which the kernel takes back when it
-  needs the room.
+  needs the room, and which an import gives back leaf by leaf.
 
 The bound is `2 · largest tensor + 2 GiB`, a tensor being one of the file, in the wider of the
 two dtypes. It is to hold for the first two; mapped files are shown beside it. What a CPU
@@ -323,7 +323,7 @@ def report(given: argparse.Namespace) -> int:
     write_checkpoint(given.folder / "source", config, dtype, file_bytes)
     print(heading(given, tensors, largest, bound), flush=True)
     steps = [["--step=import"]]
-    steps += [["--step=export", f"--export_shard={size}"] for size in (SHARD_BYTES, file_bytes)]
+    steps += [["--step=export", f"--export_shard={size}"] for size in dict.fromkeys((SHARD_BYTES, file_bytes))]
     results = []
     for step in steps:
         shutil.rmtree(given.folder / "export", ignore_errors=True)
@@ -353,7 +353,7 @@ def main() -> int:
         "--param_dtype", choices=["bfloat16", "float32"], help="of the parameters; as --dtype if not given"
     )
     parser.add_argument("--devices", type=int, default=4, help="virtual ones")
-    parser.add_argument("--file_gb", type=float, default=1.0, help="of the source, and of the second export")
+    parser.add_argument("--file_gb", type=float, default=1.0, help="of the source, and of a second export where it is not the default")
     parser.add_argument("--keep", action="store_true", help="leave the source and the last export")
     parser.add_argument("--step", choices=["import", "export"], help=argparse.SUPPRESS)  # in a process of its own
     parser.add_argument("--export_shard", type=int, help=argparse.SUPPRESS)

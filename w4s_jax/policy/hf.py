@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import mmap
 import os
 import pathlib
 import shutil
@@ -152,6 +153,7 @@ def load_checkpoint(
         shape, placement = _at(shapes, entry.path), _at(placements, entry.path)
         read = functools.partial(_read_leaf, tensors, entry, shape)
         _put(params, entry.path, _placed(shape, placement, read))
+        tensors.forget()
     return config, {"params": params}
 
 
@@ -203,8 +205,26 @@ def _read_leaf(tensors: Mapping[str, np.ndarray], entry: _Entry, leaf: jax.Shape
     return out
 
 
-def _open_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """Read-only views of all tensors of a folder; nothing is read from disk yet."""
+class _Tensors(dict[str, np.ndarray]):
+    """Read-only views of all tensors of a folder; they are read from disk when they are used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._maps: list[mmap.mmap] = []
+
+    def map(self, path: pathlib.Path) -> np.ndarray:
+        """The bytes of a file."""
+        with open(path, "rb") as file:
+            self._maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return np.frombuffer(self._maps[-1], np.uint8)
+
+    def forget(self) -> None:
+        """Gives the pages that were read back to the system; what is used again is read again."""
+        for mapped in self._maps:
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _open_tensors(folder: pathlib.Path) -> _Tensors:
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors"]
     if index.exists():
@@ -212,16 +232,16 @@ def _open_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
             raise InputError(f"{index} has no weight_map from tensor to file name; fetch it again")
         names = sorted(set(weight_map.values()))
-    tensors: dict[str, np.ndarray] = {}
+    tensors = _Tensors()
     for name in names:
-        for tensor, view in _open_file(folder / name):
+        for tensor, view in _open_file(folder / name, tensors):
             if tensor in tensors:
                 raise InputError(f"{folder} holds the tensor {tensor!r} twice; the checkpoint is broken")
             tensors[tensor] = view
     return tensors
 
 
-def _open_file(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
+def _open_file(path: pathlib.Path, tensors: _Tensors) -> Iterator[tuple[str, np.ndarray]]:
     if not path.is_file():
         raise InputError(f"{path} does not exist; a checkpoint is a folder with config.json and *.safetensors")
     try:
@@ -230,7 +250,7 @@ def _open_file(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a readable safetensors file ({error}); fetch it again") from error
     # Our own views, as the library's numpy door copies whole tensors, and has no bfloat16 before 0.8.
-    data = np.memmap(path, np.uint8, mode="r")
+    data = tensors.map(path)
     start = 8 + int.from_bytes(data[:8].tobytes(), "little")
     header = json.loads(data[8:start].tobytes())
     header.pop("__metadata__", None)
