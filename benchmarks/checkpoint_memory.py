@@ -353,7 +353,9 @@ def main() -> int:
         "--param_dtype", choices=["bfloat16", "float32"], help="of the parameters; as --dtype if not given"
     )
     parser.add_argument("--devices", type=int, default=4, help="virtual ones")
-    parser.add_argument("--file_gb", type=float, default=1.0, help="of the source, and of a second export where it is not the default")
+    parser.add_argument(
+        "--file_gb", type=float, default=1.0, help="of the source, and of a second export where it is not the default"
+    )
     parser.add_argument("--keep", action="store_true", help="leave the source and the last export")
     parser.add_argument("--step", choices=["import", "export"], help=argparse.SUPPRESS)  # in a process of its own
     parser.add_argument("--export_shard", type=int, help=argparse.SUPPRESS)

@@ -318,6 +318,8 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"--measure runs the step, and --topology={FLAGS.topology} is not here; leave one of them out")
     if FLAGS.num_slices > 1 and not FLAGS.topology:
         raise InputError(f"--num_slices={FLAGS.num_slices} needs --topology, one of {', '.join(CHIPS)} with a shape")
+    if FLAGS.topology:
+        jax.config.update("jax_platforms", "cpu")  # else jax would look for the TPU that libtpu is for
     config = find_config(model_name())
     place = find_place(config, FLAGS.mesh)
     trainer = make_trainer(config, place)

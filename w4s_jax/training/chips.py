@@ -76,6 +76,16 @@ SLICES: Mapping[str, str] = MappingProxyType({
 """Cloud names of slices → shapes; those of v5p count cores, two a chip."""
 
 
+_NO_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",  # do not ask the cloud's metadata server what this machine is
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is opened, so nobody has to wait for one
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # some name, or libtpu complains; the topology is described apart from it
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
+"""What keeps libtpu from looking for a TPU."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Topology:
     """Some slices of equal chips.
@@ -140,7 +150,8 @@ class Topology:
             )
         from jax.experimental import topologies
 
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else it asks the cloud's metadata server what it runs on
+        for name, value in _NO_TPU.items():
+            os.environ.setdefault(name, value)
         bounds: Any = (*self.host.shape, 1)[:3]
         try:
             found = topologies.get_topology_desc(
@@ -152,8 +163,8 @@ class Topology:
             )
         except (RuntimeError, ValueError) as error:
             raise InputError(
-                f"topology={self.name} is not one that libtpu knows ({str(error).splitlines()[0][:200]}); "
-                f"take one of {', '.join(SLICES)}"
+                f"topology={self.name} is refused by libtpu ({str(error).splitlines()[0][:200]}); take one of "
+                f"{', '.join(SLICES)}, if the shape is the cause"
             ) from None
         devices: Sequence[jax.Device] = found.devices
         return devices
