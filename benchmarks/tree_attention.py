@@ -73,6 +73,12 @@ class Measured:
 
 
 def tree_of(turns: int, length: int, candidates: int = CANDIDATES) -> Tree:
+    """The one tree of a dialogue of `length` tokens."""
+    (tree,) = build_trees(dialogue_of(turns, length, candidates), RewardWeighted())
+    return tree
+
+
+def dialogue_of(turns: int, length: int, candidates: int = CANDIDATES) -> list[Turn]:
     """A trajectory of exactly `length` tokens in DESIGN's proportions; what rounding leaves goes to the state."""
     whole = STATE + turns * candidates * ACTION + (turns - 1) * FEEDBACK
     action, feedback = (max(1, part * length // whole) for part in (ACTION, FEEDBACK))
@@ -90,8 +96,7 @@ def tree_of(turns: int, length: int, candidates: int = CANDIDATES) -> Tree:
             )
         )  # fmt: skip
         prompt += actions[candidates // 2].ids + (0,) * feedback
-    (tree,) = build_trees(made, RewardWeighted())
-    return tree
+    return made
 
 
 def layouts(tokens: int) -> dict[str, PackedBatch]:

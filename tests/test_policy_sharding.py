@@ -1,3 +1,5 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,15 @@ from tiny_policy import FAMILIES, draw_tokens, draw_variables, logits
 
 from w4s_jax.policy.config import PRESETS
 from w4s_jax.policy.lora import LoraConfig
-from w4s_jax.policy.sharding import LOGICAL_AXES, batch_sharding, fallbacks, make_mesh, replicated, shardings
+from w4s_jax.policy.sharding import (
+    LOGICAL_AXES,
+    batch_sharding,
+    fallbacks,
+    local_copy,
+    make_mesh,
+    replicated,
+    shardings,
+)
 from w4s_jax.policy.transformer import Transformer, param_shapes
 from w4s_jax.types import InputError
 
@@ -124,3 +134,22 @@ def test_left_out_axes_have_size_one():
 def test_a_mesh_that_cannot_be_is_refused_with_its_reason(spec, named):
     with pytest.raises(InputError, match=named):
         make_mesh(spec)
+
+
+def test_a_local_copy_lies_on_the_other_mesh_and_outlives_the_original():
+    variables = draw_variables(FAMILIES["qwen3"], LORA)
+    want = jax.tree.map(np.asarray, variables)
+    spread = jax.device_put(variables, shardings(variables, make_mesh("fsdp=8")))
+    here = make_mesh("data=4,tensor=2")
+    copied = local_copy(spread, here)
+    jax.tree.map(lambda leaf: leaf.delete(), spread)
+    assert jax.tree.all(jax.tree.map(np.array_equal, copied, want))
+    where = shardings(variables, here)
+    assert jax.tree.all(jax.tree.map(lambda leaf, sharding: leaf.sharding == sharding, copied, where))
+
+
+def test_slices_of_a_pod_have_to_divide_data():
+    """Two slices of four described devices; only which slice they are in is asked."""
+    devices = [types.SimpleNamespace(slice_index=index // 4) for index in range(8)]
+    with pytest.raises(InputError, match=r"mesh='data=1,fsdp=8' has data=1 over 2 slices; make data a multiple of 2"):
+        make_mesh("data=1,fsdp=8", devices)

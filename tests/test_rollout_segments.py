@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from test_rollout_store import make_turn
 
-from w4s_jax.rollout.segments import SegmentStore
+from w4s_jax.rollout.segments import PublishedStore, SegmentStore
 from w4s_jax.rollout.store import TrajectoryStore, read_trajectories
 from w4s_jax.types import StoreError
 
@@ -32,6 +32,26 @@ def test_merging_brings_what_is_missing_and_can_be_repeated(tmp_path):
         assert segments.merge(store) == 2
         assert segments.merge(store) == 0
     assert read_trajectories([tmp_path]) == list(segments.trajectories())
+
+
+def test_a_published_store_gives_each_side_what_only_the_other_has(tmp_path):
+    """A kill came between the writes of turn 1 of trajectory 0; trajectory 3 was left by another host."""
+    segments = SegmentStore(tmp_path / "s")
+    segments.append(make_turn(0, trajectory=0))
+    segments.append(make_turn(0, trajectory=3))
+    with TrajectoryStore(tmp_path / "trajectories.jsonl") as store:
+        for turn in (make_turn(0, trajectory=0), make_turn(1, trajectory=0)):
+            store.append(turn)
+        published = PublishedStore(store, segments)
+        published.append(make_turn(1, trajectory=3))
+        assert published.finished_turns(1, 3) == (make_turn(0, trajectory=3), make_turn(1, trajectory=3))
+        assert list(SegmentStore(tmp_path / "s").trajectories()) == list(store.trajectories())
+        assert len(store) == 4
+
+
+def test_a_trajectory_that_another_host_does_not_see_is_named(tmp_path):
+    with pytest.raises(StoreError, match=r"holds no turn of r1-t7; every process has to see the same --run_dir"):
+        SegmentStore(tmp_path).trajectory(1, 7)
 
 
 def test_a_turn_is_written_once_by_one_host(tmp_path):
