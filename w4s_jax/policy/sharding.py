@@ -119,14 +119,16 @@ def _grid(spec: str, sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> A
     """Devices by their wires; several slices of a pod lie along `data`, which alone may cross their slow network."""
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
-        return mesh_utils.create_device_mesh(sizes, devices)
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     data, *others = sizes
     if data % slices:
         raise InputError(
             f"mesh={spec!r} has data={data} over {slices} slices; make data a multiple of {slices}, as gradients alone "
             "should cross the network between slices"
         )
-    return mesh_utils.create_hybrid_device_mesh((data // slices, *others), (slices, 1, 1), devices)
+    return mesh_utils.create_hybrid_device_mesh(
+        (data // slices, *others), (slices, 1, 1), devices, allow_split_physical_axes=True
+    )
 
 
 def _parse_mesh(spec: str) -> dict[str, int]:
