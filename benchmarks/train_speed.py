@@ -74,10 +74,10 @@ def median_seconds(step: Callable[[], None], repeats: int) -> float:
 
 
 def tree_step(given: argparse.Namespace) -> Result:
-    """The tree in one row, on all devices of the machine as `data`."""
+    """The tree in one row, on the first device."""
     config, tree = config_of(given.model), tree_of(given.turns, given.row_length)
-    ceiling = local_chip(jnp.dtype(given.dtype)).matrix_flops * jax.device_count()
-    mesh = make_mesh(f"fsdp={jax.device_count()}")
+    ceiling = local_chip(jnp.dtype(given.dtype)).matrix_flops
+    mesh = make_mesh("", jax.devices()[:1])
     model = Transformer(
         config=config,
         compute_dtype=jnp.dtype(given.dtype),
@@ -90,25 +90,25 @@ def tree_step(given: argparse.Namespace) -> Result:
     where = trainer.state_shardings
     drawn = jax.jit(lambda key: init_variables(model, key), out_shardings=where.params | where.frozen)
     held = [trainer.init_state(drawn(jax.random.key(0)))]
-    (batch,) = pack([tree] * mesh.size, given.row_length, mesh.size)
+    (batch,) = pack([tree], given.row_length, 1)
 
     def step() -> None:
         total = trainer.accumulate(held[0], trainer.zero_grads(), batch)
-        held[0], _ = trainer.apply(held[0], total, tree.num_actions * mesh.size)
+        held[0], _ = trainer.apply(held[0], total, tree.num_actions)
         jax.block_until_ready(held[0].params)
 
     seconds = median_seconds(step, given.repeats)
-    flops = mesh.size * gradient_flops(config, shape_of(tree), frozen_base=bool(given.lora_rank))
-    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    flops = gradient_flops(config, shape_of(tree), frozen_base=bool(given.lora_rank))
+    peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
     return {
         "case": "tree",
-        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}, jax {jax.__version__}",
+        "device": f"{jax.devices()[0].device_kind}, jax {jax.__version__}",
         "tokens": len(tree),
-        "seconds": seconds / mesh.size,
-        "tflops": flops / mesh.size / 1e12,
+        "seconds": seconds,
+        "tflops": flops / 1e12,
         "ceiling_tflops": ceiling / 1e12,
         "utilisation": flops / seconds / ceiling,
-        "peak_gib": max(peaks) / 2**30,
+        "peak_gib": peak / 2**30,
     }
 
 

@@ -7,8 +7,7 @@ same attention and the same loss, each in a row of its own length, interleaved i
 what is of interest, never a time. Lengths are DESIGN's (state 5,000, action 1,200,
 feedback 2,500 tokens, m = 5), divided by `--scale` so that a small model on a CPU can do
 them. FLOPs are counted from the model and from the visible (query, key) pairs, padding
-left out: forward once, backward twice for every matrix product, and five products for
-two in the attention.
+left out: forward once, backward twice for every matrix product.
 """
 
 from __future__ import annotations

@@ -92,7 +92,9 @@ def run_async(work: Coroutine[None, None, None]) -> None:
 
 
 def resume_command() -> str:
-    """The command line of this process, to be given again."""
+    """The command line of this process, or of what started it and others, to be given again."""
+    if "W4S_COMMAND" in os.environ:
+        return os.environ["W4S_COMMAND"]
     module = getattr(sys.modules["__main__"], "__spec__", None)
     name = ["-m", module.name] if module else [sys.argv[0]]
     return shlex.join(

@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,10 +39,15 @@ def join() -> None:
     JAX_PROCESS_ID, as `launch.local` sets them), jax asks the TPU, Slurm, Kubernetes or MPI around it.
 
     Raises:
-        InputError: nothing describes the processes.
+        InputError: nothing describes the processes, or they could not share the run directory.
     """
     if not FLAGS.distributed:
         return
+    if "://" in FLAGS.run_dir:
+        raise InputError(
+            f"--run_dir={FLAGS.run_dir} is no folder of this machine; mount the bucket and give its path, "
+            "see docs/launch.md"
+        )
     number, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
     try:
         jax.distributed.initialize(
@@ -65,7 +71,14 @@ class Leader:
         self._told = 0
         if jax.process_count() > 1:
             shutil.rmtree(folder, ignore_errors=True)  # of earlier starts
-            self._folder.mkdir(parents=True)
+            with _named(self._folder):
+                self._folder.mkdir(parents=True)
+            multihost_utils.sync_global_devices("w4s_jax.commands")
+
+    @staticmethod
+    def refuse() -> None:
+        """Sends the others home before anything began; all processes meet here."""
+        _agree(0)
 
     def tell(self, what: str, **facts: Any) -> None:
         """Gives a command; the caller then does the same itself.
@@ -77,11 +90,9 @@ class Leader:
             return
         path = self._folder / f"{self._told:08d}.json"
         partial = path.with_suffix(".partial")
-        try:
+        with _named(path):
             partial.write_text(json.dumps({"what": what, **facts}))
             partial.replace(path)
-        except OSError as error:
-            raise StoreError(f"cannot write {path}: {error.strerror}; free space and resume") from None
         self._told += 1
 
     @contextlib.contextmanager
@@ -97,8 +108,22 @@ class Follower:
     """What a process that does not lead is told."""
 
     def __init__(self, folder: Path) -> None:
-        """Finds the sequence of commands of this start; all processes meet here."""
-        self._folder = folder / f"{_agree(0):x}"
+        """Finds the sequence of commands of this start; all processes meet here.
+
+        Raises:
+            InputError: this process does not see the leader's run directory.
+            SystemExit: the leader refused to begin, and has said why.
+        """
+        start = _agree(0)
+        if not start:
+            sys.exit(2)
+        self._folder = folder / f"{start:x}"
+        multihost_utils.sync_global_devices("w4s_jax.commands")
+        if not self._folder.is_dir():
+            raise InputError(
+                f"--run_dir={folder.parent}: process {jax.process_index()} does not see what the leading process wrote "
+                "there; give a folder that all processes share, see docs/launch.md"
+            )
 
     def commands(self) -> Iterator[dict[str, Any]]:
         """Every command, as soon as it is there; ends with the command to stop."""
@@ -110,6 +135,14 @@ class Follower:
             if command["what"] == "stop":
                 return
             yield command
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}; free space and resume") from None
 
 
 def _agree(value: int) -> int:

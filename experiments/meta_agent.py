@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 import w4s_jax.policy
 from w4s_jax.policy.chat import Chat
 from w4s_jax.policy.config import ModelConfig
-from w4s_jax.policy.hf import load_checkpoint
+from w4s_jax.policy.hf import load_checkpoint, load_config
 from w4s_jax.policy.lora import LoraConfig, merge
 from w4s_jax.policy.sharding import make_mesh
 from w4s_jax.policy.transformer import Transformer, init_lora
@@ -41,6 +41,8 @@ class MetaAgent:
     config: ModelConfig
     model: Transformer
     variables: dict[str, Any]
+    """As they were loaded; empty when they have become a state of training."""
+    num_parameters: int
     chat: Chat
 
     @property
@@ -115,7 +117,15 @@ def load_meta_agent(spec: str, mesh: Mesh) -> MetaAgent:
     )
     if lora is not None:
         variables["lora"] = init_lora(model, jax.random.key(FLAGS.seed))
-    return MetaAgent(name=spec, folder=folder, config=config, model=model, variables=variables, chat=Chat.load(folder))
+    return MetaAgent(
+        name=spec,
+        folder=folder,
+        config=config,
+        model=model,
+        variables=variables,
+        num_parameters=sum(leaf.size for leaf in jax.tree.leaves(variables)),
+        chat=Chat.load(folder),
+    )
 
 
 def load_model(spec: str, mesh: Mesh, param_dtype: str, *, flag: str) -> Loaded:
@@ -150,8 +160,21 @@ def load_model(spec: str, mesh: Mesh, param_dtype: str, *, flag: str) -> Loaded:
     return Loaded(base, loaded.folder, config, variables | adapters, lora)
 
 
-def find_folder(spec: str, flag: str = "meta_agent") -> Path:
-    """The local folder of a checkpoint; an id is fetched from the hub.
+def find_config(spec: str, flag: str) -> ModelConfig:
+    """The shape of a model, without its weights; for a run directory, of what it was trained from.
+
+    Raises:
+        InputError: as `find_folder`, or its config is not one that is implemented.
+    """
+    if (Path(spec) / "run.flags").is_file():
+        return find_config(_flags_of(Path(spec)).get("meta_agent", "tiny"), flag)
+    return load_config(find_folder(spec, flag, patterns=("config.json",)))
+
+
+def find_folder(
+    spec: str, flag: str = "meta_agent", patterns: Sequence[str] = ("*.json", "*.safetensors", "*.jinja", "*.txt")
+) -> Path:
+    """The local folder of a checkpoint; an id is fetched from the hub, as far as `patterns` go.
 
     Raises:
         InputError: no such folder, and no such id can be fetched; `flag` is named.
@@ -164,8 +187,7 @@ def find_folder(spec: str, flag: str = "meta_agent") -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
-        return Path(snapshot_download(spec, allow_patterns=patterns))
+        return Path(snapshot_download(spec, allow_patterns=list(patterns)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(

@@ -126,7 +126,7 @@ async def close_round(
     training.learner.unused = 0
     # Before the checkpoint: a resumed run drops what is behind its checkpoint, and cannot add what is missing.
     job.metrics.add("round", round_=round_, step=int(training.learner.state.step), values=values)
-    await asyncio.to_thread(training.save, round_)
+    await asyncio.to_thread(training.save_unless_saved, round_)
     progress.note(reward=f"{values['mean_reward']:.2f}", runs=f"{values['running_share']:.2f}")
 
 

@@ -23,13 +23,12 @@ from absl import flags
 from experiments import app
 from experiments import flags as shared
 from experiments.measure import local_chip, measured_seconds
-from experiments.meta_agent import find_folder
+from experiments.meta_agent import find_config
 from experiments.run_dir import RunDirectory
 from experiments.training import optimizer_config
 from w4s_jax.policy import sharding
 from w4s_jax.policy.config import PRESETS, ModelConfig
 from w4s_jax.policy.generate import GeneratorConfig
-from w4s_jax.policy.hf import load_config
 from w4s_jax.policy.lora import LoraConfig
 from w4s_jax.policy.transformer import Transformer
 from w4s_jax.training import preflight, roofline
@@ -100,13 +99,13 @@ def model_name() -> str:
     return str(FLAGS.model or FLAGS.meta_agent)
 
 
-def find_config(spec: str) -> ModelConfig:
-    """Of a preset in any case, or of a folder."""
+def named_config(spec: str) -> ModelConfig:
+    """Of a preset in any case, or of whatever `--meta_agent` can be."""
     by_name = {name.lower(): config for name, config in PRESETS.items()}
     name = spec.lower().rpartition("/")[2].removesuffix("-instruct")
     if name in by_name and not Path(spec).is_dir():
         return by_name[name]
-    return load_config(find_folder(spec, "model"))
+    return find_config(spec, "model")
 
 
 def make_trainer(config: ModelConfig, place: Place) -> Trainer:
@@ -148,7 +147,9 @@ class Found:
     @property
     def memory(self) -> Memory:
         """With the sampler."""
-        return dataclasses.replace(self.step.memory, sampling=self.sampler.memory if self.sampler else 0)
+        if self.sampler is None:
+            return self.step.memory
+        return dataclasses.replace(self.step.memory, sampling=self.sampler.memory, new_weights=self.sampler.weights)
 
 
 class Search:
@@ -320,7 +321,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"--num_slices={FLAGS.num_slices} needs --topology, one of {', '.join(CHIPS)} with a shape")
     if FLAGS.topology:
         jax.config.update("jax_platforms", "cpu")  # else jax would look for the TPU that libtpu is for
-    config = find_config(model_name())
+    config = named_config(model_name())
     place = find_place(config, FLAGS.mesh)
     trainer = make_trainer(config, place)
     for line in sharding.fallbacks(trainer.abstract_state.params, place.mesh):
@@ -329,8 +330,8 @@ def main(argv: Sequence[str]) -> None:
         search = Search(trainer, place)
         found = search.found(FLAGS.rows_per_batch)
     except DoesNotFitError as error:
-        mesh = suggested_mesh(config, place) if FLAGS.suggest_mesh else ""
-        raise InputError(f"{model_name()} on {place.name}: {error}; {remedy(mesh)}") from None
+        refused(error, config, place)
+        return
     largest = search.largest() if FLAGS.find_largest else None
     time = estimate(found, trainer, place)
     result = as_json(found, time, largest, place, config)
@@ -342,6 +343,20 @@ def main(argv: Sequence[str]) -> None:
         measure(result, trainer, found.rows)
     if FLAGS.json_out:
         RunDirectory(Path()).write_json(Path(FLAGS.json_out), result)
+
+
+def refused(error: DoesNotFitError, config: ModelConfig, place: Place) -> None:
+    """Says and writes that not even the compiler could make it fit."""
+    mesh = suggested_mesh(config, place) if FLAGS.suggest_mesh else ""
+    print(f"{model_name()} on {place.name} does NOT fit: {error}\nremedy          {remedy(mesh)}")
+    if FLAGS.json_out:
+        sizes = {
+            "topology": place.name,
+            "mesh": str(dict(place.mesh.shape)),
+            "hbm_bytes_per_chip": place.chip.hbm_bytes,
+        }
+        answer = {"model": model_name(), **sizes, "fits": False, "largest_batch": 0, "suggested_mesh": mesh}
+        RunDirectory(Path()).write_json(Path(FLAGS.json_out), answer)
 
 
 def measure(result: dict[str, Any], trainer: Trainer, rows: int) -> None:

@@ -38,7 +38,7 @@ from w4s_jax.reports.html import write_report
 from w4s_jax.rollout.segments import PublishedStore, SegmentStore
 from w4s_jax.rollout.store import TrajectoryStore, read_trajectories
 from w4s_jax.tasks.registry import expand_tasks
-from w4s_jax.types import InputError, Split, Trajectory
+from w4s_jax.types import InputError, Split, Trajectory, W4sError
 
 FLAGS = flags.FLAGS
 
@@ -83,13 +83,19 @@ async def finish(job: Job, before: Sequence[Trajectory], after: Sequence[Traject
 # --- setting up ---------------------------------------------------------------
 
 
-async def rlao(run: RunDirectory, leader: Leader) -> None:
-    """The whole run, or what is missing of it."""
+async def rlao(run: RunDirectory, leader: Leader, closing_time: contextlib.ExitStack) -> None:
+    """The whole run, or what is missing of it.
+
+    Args:
+        run: Where it lives.
+        leader: Of the other processes.
+        closing_time: Ends when every thread has ended, however the run does.
+    """
     stored = read_trajectories(FLAGS.trajectories)  # what cannot be read is said before anything is spent
     training = open_training(run, stored, leader.tell)
+    closing_time.callback(training.checkpoints.wait)
     async with contextlib.AsyncExitStack() as stack:
         outcomes = Path(FLAGS.outcomes) if FLAGS.outcomes else run.outcomes
-        stack.callback(training.checkpoints.wait)
         world = await stack.enter_async_context(open_world(run.calls, outcomes))
         policy = open_policy(training)
         stack.callback(policy.close)
@@ -162,12 +168,11 @@ def described(job: Job) -> dict[str, Any]:
 def opening_lines(job: Job) -> str:
     """What the run is, before it starts."""
     agent = job.training.agent
-    size = sum(x.size for x in jax.tree.leaves(agent.variables))
     resumed = (
         f"resuming after round {job.training.rounds_done}, {len(job.store)} turns stored\n" if len(job.store) else ""
     )
     return (
-        f"{resumed}run {job.run.root}: meta-agent {agent.name} ({size / 1e6:.2f} M parameters), "
+        f"{resumed}run {job.run.root}: meta-agent {agent.name} ({agent.num_parameters / 1e6:.2f} M parameters), "
         f"executor {job.world.executor.model}, sandbox {job.world.sandbox.name}, "
         f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
         f"{f' in {jax.process_count()} processes' if jax.process_count() > 1 else ''}\n"
@@ -206,10 +211,15 @@ def main(argv: Sequence[str]) -> None:
         follower = distributed.Follower(run.commands)
         follow(open_training(run, read_trajectories(FLAGS.trajectories), lambda *args, **facts: None), follower)
         return
-    with run.opened(serialized_flags([shared.__name__])):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(run.opened(serialized_flags([shared.__name__])))
+        except W4sError:
+            distributed.Leader.refuse()
+            raise
         leader = distributed.Leader(run.commands)
-        with leader.leading():
-            app.run_async(rlao(run, leader))
+        stack.enter_context(leader.leading())
+        app.run_async(rlao(run, leader, stack.enter_context(contextlib.ExitStack())))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from experiments.distributed import Follower
 from experiments.meta_agent import MetaAgent, load_meta_agent, mesh_of_flags
 from experiments.run_dir import RunDirectory
 from w4s_jax.policy import sharding
+from w4s_jax.policy.generate import in_compute_dtype
 from w4s_jax.rollout.segments import SegmentStore
 from w4s_jax.training.checkpoint import Checkpoints
 from w4s_jax.training.learner import Learner, LearnerConfig, StepRecord
@@ -50,9 +51,9 @@ class Training:
     """Tells the other processes what comes next; does nothing in those that are told."""
 
     def sampling_variables(self) -> dict[str, Any]:
-        """A copy of the variables for this process's own devices; an update donates the ones it starts from."""
+        """A copy to sample with, on this process's own devices; an update donates the variables it starts from."""
         self.tell("sampling_variables")
-        variables = self.learner.state.variables
+        variables = in_compute_dtype(self.learner.state.variables, self.agent.model.compute_dtype)
         if jax.process_count() == 1:
             copied: dict[str, Any] = jax.tree.map(jnp.copy, variables)
             return copied
@@ -75,10 +76,14 @@ class Training:
         return self.learner.finish()
 
     def save(self, round_: int) -> None:
-        """Writes a checkpoint after a round, unless no update was made in it."""
+        """Writes a checkpoint after a round."""
         self.tell("save", round_=round_)
+        self.checkpoints.save(self.learner.state, {"round": round_})
+
+    def save_unless_saved(self, round_: int) -> None:
+        """The same, unless no update was made in the round."""
         if int(self.learner.state.step) not in self.checkpoints.steps():
-            self.checkpoints.save(self.learner.state, {"round": round_})
+            self.save(round_)
         self.rounds_done = round_
 
     def export(self) -> tuple[str, Path]:
@@ -100,12 +105,14 @@ def open_training(run: RunDirectory, stored: Sequence[Trajectory], tell: Callabl
     agent = load_meta_agent(FLAGS.meta_agent, mesh)
     trainer = Trainer(model=agent.model, mesh=mesh, optimizer=optimizer_config(len(stored)))
     checkpoints = Checkpoints(str(run.checkpoints.resolve()), keep=FLAGS.keep_checkpoints)
-    state, rounds_done = trainer.init_state(agent.variables), 0
     if checkpoints.steps():
-        restored = checkpoints.restore(trainer.abstract_state._replace(frozen=state.frozen))
+        restored = checkpoints.restore(trainer.abstract_state._replace(frozen=trainer.place_frozen(agent.variables)))
         state, rounds_done = restored.state, int(restored.extra["round"])
         for line in restored.rejected:
             print(f"warning: {line}; going on from the checkpoint before it", file=sys.stderr)
+    else:
+        state, rounds_done = trainer.init_state(agent.variables), 0
+    agent = dataclasses.replace(agent, variables={})  # the state has its own
     learner = Learner(trainer, state, weight_rule(), learner_config(mesh), tokenise=lambda turn: tokenised(agent, turn))
     return Training(
         run=run,
@@ -132,9 +139,11 @@ def follow(training: Training, follower: Follower) -> None:
         W4sError: what any of it raises; the leading process meets the same.
     """
     segments = SegmentStore(training.run.segments)
-    for command in follower.commands():
-        _obey(training, segments, **command)
-    training.checkpoints.wait()
+    try:
+        for command in follower.commands():
+            _obey(training, segments, **command)
+    finally:
+        training.checkpoints.wait()
 
 
 def _obey(training: Training, segments: SegmentStore, what: str, **facts: Any) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -30,6 +31,7 @@ def start(index: int, given: argparse.Namespace, address: str) -> subprocess.Pop
         "JAX_NUM_PROCESSES": str(given.num_processes),
         "JAX_PROCESS_ID": str(index),
         "PYTHONUNBUFFERED": "1",
+        "W4S_COMMAND": shlex.join(["python", "-m", "launch.local", *sys.argv[1:]]),
     }
     if given.devices_per_process:
         first = index * given.devices_per_process
@@ -112,15 +114,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> int:
     """Starts all, forwards what stops them, returns the exit code."""
     given = parse(argv)
-    address = free_address()
-    processes = [start(index, given, address) for index in range(given.num_processes)]
+    processes: list[subprocess.Popen[bytes]] = []
 
     def forward(number: int, _: object) -> None:
-        if processes[0].poll() is None:
-            processes[0].send_signal(number)
+        if processes and processes[0].poll() is None:
+            processes[0].send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, forward)
+    address = free_address()
+    processes += (start(index, given, address) for index in range(given.num_processes))
     return watch(processes)
 
 

@@ -349,9 +349,9 @@ gcsfuse --implicit-dirs --rename-dir-limit=100000 --metadata-cache-ttl-secs=0
 SH
 }
 
-nfs() {
+nfs() { # what one host writes, the others see at once
   one_line <<'SH'
-sudo apt-get install -qq -y -o DPkg::Lock::Timeout=300 nfs-common >/dev/null && sudo mount -t nfs
+sudo apt-get install -qq -y -o DPkg::Lock::Timeout=300 nfs-common >/dev/null && sudo mount -t nfs -o lookupcache=positive,actimeo=1
 SH
 }
 

@@ -14,6 +14,7 @@ from w4s_jax.policy.sharding import (
     LOGICAL_AXES,
     batch_sharding,
     fallbacks,
+    host_mesh,
     local_copy,
     make_mesh,
     replicated,
@@ -140,7 +141,8 @@ def test_a_local_copy_lies_on_the_other_mesh_and_outlives_the_original():
     variables = draw_variables(FAMILIES["qwen3"], LORA)
     want = jax.tree.map(np.asarray, variables)
     spread = jax.device_put(variables, shardings(variables, make_mesh("fsdp=8")))
-    here = make_mesh("data=4,tensor=2")
+    here = host_mesh(jax.devices(), 2)
+    assert dict(here.shape) == {"data": 4, "fsdp": 1, "tensor": 2}
     copied = local_copy(spread, here)
     jax.tree.map(lambda leaf: leaf.delete(), spread)
     assert jax.tree.all(jax.tree.map(np.array_equal, copied, want))
@@ -150,6 +152,6 @@ def test_a_local_copy_lies_on_the_other_mesh_and_outlives_the_original():
 
 def test_slices_of_a_pod_have_to_divide_data():
     """Two slices of four described devices; only which slice they are in is asked."""
-    devices = [types.SimpleNamespace(slice_index=index // 4) for index in range(8)]
+    devices = [types.SimpleNamespace(slice_index=index // 4, platform="tpu") for index in range(8)]
     with pytest.raises(InputError, match=r"mesh='data=1,fsdp=8' has data=1 over 2 slices; make data a multiple of 2"):
         make_mesh("data=1,fsdp=8", devices)

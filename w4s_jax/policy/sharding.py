@@ -112,13 +112,17 @@ def host_mesh(devices: Sequence[jax.Device], kv_heads: int) -> Mesh:
         kv_heads: K of the model.
     """
     tensor = math.gcd(len(devices), kv_heads)
-    return make_mesh(f"data={len(devices) // tensor},tensor={tensor}", devices)
+    # By number, not by wires: `local_copy` needs the same order in every process.
+    grid = np.array(sorted(devices, key=lambda device: device.id)).reshape(-1, 1, tensor)
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def _grid(spec: str, sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> Any:
     """Devices by their wires; several slices of a pod lie along `data`, which alone may cross their slow network."""
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if slices == 1:
+    # GPUs have a slice index, too: their host, whose network NCCL handles for any axis.
+    slices = len({device.slice_index for device in devices if hasattr(device, "slice_index")})
+    slices = slices if devices[0].platform == "tpu" else 1
+    if slices <= 1:
         return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     data, *others = sizes
     if data % slices:
@@ -175,11 +179,11 @@ def local_copy(tree: PyTree, mesh: Mesh) -> PyTree:
 
     Args:
         tree: Arrays on a mesh of all devices.
-        mesh: Of this process's own devices, from `make_mesh`; that of every process has the same axes.
+        mesh: Of this process's own devices, from `host_mesh`; that of every process has the same axes.
     """
-    processes = jax.process_count()
     everywhere = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    grid = np.array(everywhere).reshape(processes, *mesh.devices.shape)
+    grid = np.array(everywhere).reshape(jax.process_count(), *mesh.devices.shape)
+    assert (grid[jax.process_index()] == mesh.devices).all(), "shards would be taken for each other's"
     repeated = Mesh(grid, ("process", *MESH_AXES), axis_types=(AxisType.Auto,) * grid.ndim)
 
     def one(leaf: Array, here: NamedSharding) -> Array:

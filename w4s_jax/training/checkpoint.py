@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -81,6 +83,7 @@ class Checkpoints:
         self.directory = directory
         self._keep = max(2, keep)
         self._writing: tuple[epath.Path, ocp.CheckpointManager] | None = None
+        self._lock = threading.RLock()  # a save may run in a thread while the run is stopped
 
     def steps(self) -> tuple[int, ...]:
         """Steps of the finished checkpoints, oldest first; whether they can be read shows in `restore`.
@@ -110,6 +113,10 @@ class Checkpoints:
             CheckpointError: the disk is full, the path cannot be written, this step was already saved, or the save
                 before this one failed.
         """
+        with self._lock:
+            return self._save(state, extra)
+
+    def _save(self, state: TrainState, extra: Mapping[str, Any]) -> str:
         step, items = int(jax.device_get(state.step)), _items(state)
         path = epath.Path(self.directory) / _name(step)
         if step in self.steps():
@@ -129,13 +136,14 @@ class Checkpoints:
         Raises:
             CheckpointError: it could not be written; those before it are whole.
         """
-        if self._writing is None:
-            return
-        path, manager = self._writing
-        with self._named(path):
-            manager.wait_until_finished()
-            self._writing = None
-            manager.close()
+        with self._lock:
+            if self._writing is None:
+                return
+            path, manager = self._writing
+            with self._named(path):
+                manager.wait_until_finished()
+                self._writing = None
+                manager.close()
 
     @contextlib.contextmanager
     def _named(self, path: epath.Path) -> Iterator[None]:
@@ -162,6 +170,7 @@ class Checkpoints:
             CheckpointError: there is none, none can be read (each is named), or it is of another model or optimiser.
         """
         read = self._read(_items(like), step)
+        self._set_aside(read.rejected)
         counted = read.items["optimizer"]
         state = TrainState(read.items["params"], like.frozen, counted["opt_state"], counted["step"])
         return Restored(state, read.extra, read.rejected)
@@ -185,9 +194,11 @@ class Checkpoints:
             reader = _Unreadable()
             with reader:
                 items, extra = self._read_one(like, candidate)
-                self._set_aside(rejected)
                 return _Read(items, extra, tuple(rejected))
-            rejected.append(f"{epath.Path(self.directory) / _name(candidate)} cannot be read: {reader.reason}")
+            path = epath.Path(self.directory) / _name(candidate)
+            rejected.append(f"{path} cannot be read: {reader.reason}")
+            if jax.process_count() > 1:  # what one process alone could not read, the others are still reading
+                raise CheckpointError(f"{rejected[-1]}; move it away and run the same command again")
             _log.warning("%s", rejected[-1])
         raise CheckpointError(
             "no checkpoint can be read; restore one from a backup or start anew: " + "; ".join(rejected)
@@ -223,17 +234,16 @@ class Checkpoints:
     def _drop_unfinished(self) -> None:
         """What a failed save left behind would keep the disk full."""
         if jax.process_index() == 0:
-            for path in epath.Path(self.directory).glob("*.orbax-checkpoint-tmp"):
-                path.rmtree()
+            with contextlib.suppress(OSError):  # else this would hide why the save failed
+                for path in epath.Path(self.directory).glob("*.orbax-checkpoint-tmp"):
+                    path.rmtree()
 
-    def _set_aside(self, rejected: list[str]) -> None:
+    def _set_aside(self, rejected: Sequence[str]) -> None:
         """Frees the names of rejected checkpoints, which training will save again; nothing is deleted."""
-        if jax.process_index() == 0:
-            for line in rejected:
-                path = epath.Path(line.split(" cannot be read: ")[0])
-                path.rename(path.with_name(path.name + ".rejected"))
-        if rejected and jax.process_count() > 1:
-            multihost_utils.sync_global_devices("w4s_jax.checkpoint.set_aside")
+        for line in rejected:
+            path = epath.Path(line.split(" cannot be read: ")[0])
+            names = (f"{path.name}.rejected{number or ''}" for number in itertools.count())
+            path.rename(next(free for name in names if not (free := path.with_name(name)).exists()))
 
     def _check_room(self, items: Mapping[str, PyTree]) -> None:
         if "://" in self.directory:

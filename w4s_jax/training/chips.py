@@ -133,7 +133,9 @@ class Topology:
 
     @property
     def host(self) -> Topology:
-        """The chips of one host, which its process samples on: four of them, or all that there are."""
+        """The chips of one host, which its process samples on: four of them, or all of eight of v5e and v6e."""
+        if self.chip.links == 4 and math.prod(self.shape) == 8:
+            return Topology(chip=self.chip, shape=self.shape)
         sides = tuple(min(side, limit) for side, limit in zip(self.shape, (2, 2, 1), strict=False))
         return Topology(chip=self.chip, shape=sides)
 

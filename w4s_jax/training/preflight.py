@@ -54,11 +54,14 @@ class Memory:
     """Whatever the larger of gradient and update program holds besides its arguments."""
     sampling: int = 0
     """The copy of the weights that samples, its cache and its step's own."""
+    new_weights: int = 0
+    """The next copy of those weights, which lies beside the old one when a round begins."""
 
     @property
     def total(self) -> int:
-        """All of it at once, as sampling goes on while a run trains."""
-        return sum(dataclasses.asdict(self).values())
+        """The most at once: sampling goes on while a run trains, and a round begins when nothing else is held."""
+        kept = self.parameters + self.optimizer + self.sampling
+        return kept + max(self.gradients + self.activations, self.new_weights)
 
 
 class Compiled(NamedTuple):
@@ -76,6 +79,8 @@ class Sampler(NamedTuple):
 
     memory: int
     """Bytes of a chip: weights, state and the step's own."""
+    weights: int
+    """Of these, the weights."""
     seconds: float
 
 
@@ -132,7 +137,8 @@ def compile_sampler(model: Transformer, config: GeneratorConfig, mesh: Mesh) -> 
             model, weights, state, stop, np.int32(config.chunk), np.bool_(False), block=block
         ).compile(),
     )
-    return Sampler(per_chip((weights, state)) + own_bytes(program, mesh), time.perf_counter() - begun)
+    memory = per_chip((weights, state)) + own_bytes(program, mesh)
+    return Sampler(memory, per_chip(weights), time.perf_counter() - begun)
 
 
 def largest_rows(compile_rows: Callable[[int], int], limit: float) -> int:

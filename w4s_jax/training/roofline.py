@@ -53,7 +53,8 @@ def layer_parameters(config: ModelConfig) -> int:
 def gradient_flops(config: ModelConfig, shape: Shape, *, frozen_base: bool = False, remat: str | None = None) -> int:
     """FLOPs of one gradient: two a multiplication, forward once, backward twice for every matrix product.
 
-    In the attention the backward pass has five products where the forward pass has two.
+    Attention that does not keep its scores computes them again in the backward pass: five products there, four of them
+    the model's own.
 
     Args:
         config: The model.
@@ -63,7 +64,8 @@ def gradient_flops(config: ModelConfig, shape: Shape, *, frozen_base: bool = Fal
     """
     passes = 2 if frozen_base else 3
     layers = 2 * (passes + (remat == "full")) * layer_parameters(config) * shape.tokens
-    attention = (4 + 10 + 4 * (remat in ("full", "dots"))) * config.num_heads * config.head_dim * shape.pairs
+    again = 0 if remat is None else 2 if remat == "none" else 2 + 4
+    attention = (4 + 8 + again) * config.num_heads * config.head_dim * shape.pairs
     logits = 2 * (passes + (remat is not None)) * config.embed_dim * config.vocab_size * shape.targets
     return config.num_layers * (layers + attention) + logits
 
@@ -84,9 +86,9 @@ def hbm_traffic(config: ModelConfig, shape: Shape, mesh: Mesh, *, passes: int, s
     c, split = config, mesh.shape["tensor"]
     tokens: float = shape.tokens / (mesh.shape["data"] * mesh.shape["fsdp"])
     q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
-    maps = [(c.embed_dim, q), (c.embed_dim, kv), (c.embed_dim, kv), (q, c.embed_dim)]
-    maps += [(c.embed_dim, c.mlp_dim)] * 2 + [(c.mlp_dim, c.embed_dim)]
-    layer: float = sum(tokens * (a + b / split) + a * b / split for a, b in maps)
+    maps = [(c.embed_dim, q), (c.embed_dim, kv), (c.embed_dim, kv), (c.embed_dim, q)]
+    maps += [(c.embed_dim, c.mlp_dim)] * 3  # whole width, split width; the way back is as long
+    layer: float = sum(tokens * (whole + part / split) + whole * part / split for whole, part in maps)
     return 2 * passes * c.num_layers * layer + 2 * state_bytes
 
 

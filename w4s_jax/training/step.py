@@ -115,12 +115,18 @@ class Trainer:
 
     def init_state(self, variables: dict[str, PyTree]) -> TrainState:
         """Places variables on the mesh with a fresh optimiser; what learns is copied, as updates are donated."""
-        params, frozen = split_trainable(variables)
+        params, _ = split_trainable(variables)
         where = self.state_shardings
         # device_put hands back the very buffers where nothing has to move, whatever may_alias says.
         params = jax.jit(functools.partial(jax.tree.map, jnp.copy))(jax.device_put(params, where.params))
         update = _Update(params, self._init_optimizer(params), self._put(np.int32(0)))
-        return TrainState(update.params, jax.device_put(frozen, where.frozen), update.opt_state, update.step)
+        return TrainState(update.params, self.place_frozen(variables), update.opt_state, update.step)
+
+    def place_frozen(self, variables: dict[str, PyTree]) -> dict[str, PyTree]:
+        """Places on the mesh what of the variables does not learn: the `frozen` of a state."""
+        _, frozen = split_trainable(variables)
+        placed: dict[str, PyTree] = jax.device_put(frozen, self.state_shardings.frozen)
+        return placed
 
     def zero_grads(self) -> GradSum:
         """The empty sum."""
