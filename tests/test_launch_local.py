@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -118,12 +119,31 @@ def test_when_one_process_is_killed_all_end_and_the_same_command_goes_on(shared,
     assert differences(Left.of(pair), Left.of(run_dir), [stored]) == []
 
 
+def test_a_checkpoint_that_one_process_cannot_read_stops_all_of_them_and_is_named(shared, pair):
+    run_dir = shared.root / "damaged_pair"
+    shutil.copytree(pair, run_dir)
+    newest = max((run_dir / "checkpoints").glob("step_*"))
+    data = max(newest.glob("*/ocdbt.process_1/d/*"), key=lambda path: path.stat().st_size)
+    damaged = bytearray(data.read_bytes())
+    damaged[len(damaged) // 2] ^= 0x10
+    data.write_bytes(damaged)
+    done = ended(launched(shared, run_dir))
+    assert done.returncode == 2, done.stderr
+    assert f"{newest.name} cannot be read" in done.stderr
+    assert "move it away and run the same command again" in done.stderr
+    assert all_gone(run_dir)
+    newest.rename(shared.root / "moved_away")
+    done = ended(launched(shared, run_dir))
+    assert done.returncode == 0, done.stderr
+    assert Left.of(run_dir).parameters == Left.of(pair).parameters
+
+
 def test_ctrl_c_saves_and_leaves_no_process(shared):
     run_dir = shared.root / "interrupted_pair"
     process = launched(shared, run_dir)
     said = stopped_when(process, lambda: turns_stored(run_dir) >= 3, signal.SIGINT)
     assert process.returncode == 130, said
-    assert "everything finished is saved. Resume with:" in said
+    assert "everything finished is saved. Resume with:\n  python -m launch.local --num_processes=2 -- exper" in said
     assert all_gone(run_dir)
 
 

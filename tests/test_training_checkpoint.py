@@ -122,6 +122,29 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, h
 
 
 @orphans
+def test_a_step_that_was_rejected_before_can_be_rejected_again(tmp_path):
+    checkpoints = saved(tmp_path, [1, 2])
+    (tmp_path / "checkpoints" / "step_00000002.rejected").mkdir()
+    flip(tmp_path / "checkpoints" / "step_00000002")
+    state, _, rejected = checkpoints.restore(state_on(mesh("fsdp=4"), 0))
+    assert equal(state, state_on(mesh("fsdp=4"), 1))
+    assert len(rejected) == 1
+    assert (tmp_path / "checkpoints" / "step_00000002.rejected1").is_dir()
+    gc.collect()
+
+
+@orphans
+def test_reading_parameters_alone_moves_nothing(tmp_path):
+    """Whoever scores or exports somebody else's run must not rename its checkpoints."""
+    checkpoints = saved(tmp_path, [1, 2])
+    flip(tmp_path / "checkpoints" / "step_00000002")
+    params, _ = checkpoints.restore_params(state_on(mesh("fsdp=4"), 0).params)
+    assert param_digest(params) == param_digest(state_on(mesh("fsdp=4"), 1).params)
+    assert checkpoints.steps() == (1, 2)
+    gc.collect()
+
+
+@orphans
 def test_when_none_can_be_read_each_is_named_and_stays(tmp_path):
     checkpoints = saved(tmp_path, [1, 2])
     for step in (1, 2):
