@@ -119,8 +119,8 @@ class Linear(nn.Module):
     lora: LoraConfig | None
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[..., *in_dims] → [..., *out_dims] in the compute dtype."""
+    def __call__(self, x: Array, adapted: Array | None = None) -> Array:
+        """[..., *in_dims] → [..., *out_dims] in the compute dtype; `adapted` is x again, for the adapter."""
         kernel = self.param("kernel", _kernel_init, self.in_dims + self.out_dims, self.param_dtype)
         y = self._map(x, kernel)
         if self.use_bias:
@@ -129,7 +129,7 @@ class Linear(nn.Module):
         if self.lora is not None:
             a = self.variable("lora", "a", self._init_a).value
             b = self.variable("lora", "b", jnp.zeros, (self.lora.rank, *self.out_dims), jnp.float32).value
-            y += self.lora.scaling * self._map(self._map(x, a), b, in_ndim=1)
+            y += self.lora.scaling * self._map(self._map(x if adapted is None else adapted, a), b, in_ndim=1)
         return y
 
     def _init_a(self) -> Array:
@@ -157,19 +157,29 @@ class Block(nn.Module):
         q_dims, kv_dims = (c.num_heads, c.head_dim), (c.num_kv_heads, c.head_dim)
 
         x_normed = self._norm("attn_norm")(x_BTD)
-        q_BTNH = self._linear("q", (c.embed_dim,), q_dims, c.qkv_bias)(x_normed)
-        k_BTKH = self._linear("k", (c.embed_dim,), kv_dims, c.qkv_bias)(x_normed)
-        v_BTKH = self._linear("v", (c.embed_dim,), kv_dims, c.qkv_bias)(x_normed)
+        adapted = self._adapted(x_normed)
+        q_BTNH = self._linear("q", (c.embed_dim,), q_dims, c.qkv_bias)(x_normed, adapted)
+        k_BTKH = self._linear("k", (c.embed_dim,), kv_dims, c.qkv_bias)(x_normed, adapted)
+        v_BTKH = self._linear("v", (c.embed_dim,), kv_dims, c.qkv_bias)(x_normed, adapted)
         if c.qk_norm:
             q_BTNH, k_BTKH = self._norm("q_norm")(q_BTNH), self._norm("k_norm")(k_BTKH)
         out_BTNH, new_cache = attend(rotate(q_BTNH, rope), rotate(k_BTKH, rope), v_BTKH, layer_cache)
         x_BTD += self._linear("o", q_dims, (c.embed_dim,))(out_BTNH)
 
         x_normed = self._norm("mlp_norm")(x_BTD)
-        gate_BTF = self._linear("gate", (c.embed_dim,), (c.mlp_dim,))(x_normed)
-        up_BTF = self._linear("up", (c.embed_dim,), (c.mlp_dim,))(x_normed)
+        adapted = self._adapted(x_normed)
+        gate_BTF = self._linear("gate", (c.embed_dim,), (c.mlp_dim,))(x_normed, adapted)
+        up_BTF = self._linear("up", (c.embed_dim,), (c.mlp_dim,))(x_normed, adapted)
         x_BTD += self._linear("down", (c.mlp_dim,), (c.embed_dim,))(nn.silu(gate_BTF) * up_BTF)
         return sharding.constrain(x_BTD, self.mesh, sharding.BATCH_AXES), new_cache
+
+    def _adapted(self, x: Array) -> Array | None:
+        """The input of adapters, as a value of its own.
+
+        Gradients of the maps, which are sums over `tensor`, then add up apart from those of adapters, which are not,
+        and the compiler sums over devices once instead of once a map.
+        """
+        return None if self.lora is None else jnp.copy(x)
 
     def _norm(self, name: str) -> RMSNorm:
         return RMSNorm(self.config.norm_eps, self.param_dtype, name=name)
