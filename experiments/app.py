@@ -51,6 +51,9 @@ def _guarded(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None
         _fail(str(error), EXIT_BUDGET)
     except W4sError as error:
         _fail(str(error), EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        sys.exit(130)
 
 
 def _fail(text: str, code: int) -> None:

@@ -297,7 +297,10 @@ def spelled(result: Mapping[str, Any], time: Estimate, place: Place) -> str:
         f"utilisation     at most {100 * time.mfu:.0f} % of peak, recomputation not counted as work",
     ]
     if result["loops_of_unknown_length"]:
-        lines.append(f"warning: {result['loops_of_unknown_length']} loops of unknown length were counted once")
+        lines.append(
+            f"warning: loops of unknown length: {result['loops_of_unknown_length']}; what they send was counted once, "
+            "so the network may take longer"
+        )
     if FLAGS.topology:
         lines.append("No TPU ran this: memory is the compiler's, the time is a roofline estimate from published rates.")
     return "\n".join(lines)
@@ -308,7 +311,10 @@ def remedy(mesh: str) -> str:
     ideas = [f"--mesh={mesh}, which fits"] if mesh else []
     ideas += [] if FLAGS.lora_rank else ["--lora_rank=16 --param_dtype=bfloat16"]
     ideas += [] if FLAGS.moment_dtype == "bfloat16" else ["--moment_dtype=bfloat16"]
-    ideas += ["a shorter --row_length", "fewer --prompts_in_flight or a shorter --cache_length", "a larger slice"]
+    ideas += ["fewer --rows_per_batch"] if FLAGS.rows_per_batch > 1 else []
+    ideas += ["a shorter --row_length"]
+    ideas += ["fewer --prompts_in_flight or a shorter --cache_length"] if FLAGS.sampling else []
+    ideas += ["a larger slice"]
     return "try " + ", ".join(ideas)
 
 

@@ -60,7 +60,7 @@ def watch(processes: Sequence[subprocess.Popen[bytes]]) -> int:
     while all(process.poll() is None for process in processes):
         time.sleep(0.1)
     ended = next(index for index, process in enumerate(processes) if process.poll() is not None)
-    early = ended > 0 and processes[ended].returncode != 0
+    early = processes[ended].returncode < 0 or (ended > 0 and processes[ended].returncode != 0)
     if early:
         print(f"launch: process {ended} ended with {processes[ended].returncode}; stopping the others", file=sys.stderr)
     deadline = time.monotonic() + (0.0 if early else GRACE_SECONDS)
@@ -70,8 +70,9 @@ def watch(processes: Sequence[subprocess.Popen[bytes]]) -> int:
     codes = [process.wait() for process in processes]
     code = codes[0] or next((code for code in codes if code), 0)
     if early:
-        print("launch: everything finished is saved; the same command goes on from there", file=sys.stderr)
         code = codes[ended]
+        if code not in (1, 2):  # refused flags and other bad input: nothing has begun
+            print("launch: everything finished is saved; the same command goes on from there", file=sys.stderr)
     return code if code >= 0 else 128 - code
 
 

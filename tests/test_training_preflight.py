@@ -137,9 +137,19 @@ def test_the_compilers_cry_for_memory_becomes_the_bytes_it_asked_for():
     def failing():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in hbm. Used 20.50G of 15.75G hbm.")
 
-    with pytest.raises(DoesNotFitError, match=r"the gradient needs 20.50 GiB a chip") as found:
+    with pytest.raises(DoesNotFitError, match=r"the gradient needs 20.50 GiB a chip, more than a chip has") as found:
         compiled("the gradient", failing)
     assert found.value.used == 20.5 * 2**30
+
+    def in_other_words():
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (18.02G) "
+            "exceeds available HBM (15.75G)."
+        )
+
+    with pytest.raises(DoesNotFitError, match=r"needs 18.02 GiB a chip"):
+        compiled("the gradient", in_other_words)
+    assert str(DoesNotFitError("the update", math.nan)) == "the update needs more memory than a chip has"
 
     def other():
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")

@@ -36,7 +36,8 @@ class DoesNotFitError(W4sError, MemoryError):
 
     def __init__(self, what: str, used: float) -> None:
         """Names the program and the bytes a chip would need for it alone; NaN where the compiler does not say."""
-        super().__init__(f"{what} needs {used / 2**30:.2f} GiB a chip, more than it has")
+        size = "more memory" if math.isnan(used) else f"{used / 2**30:.2f} GiB a chip, more"
+        super().__init__(f"{what} needs {size} than a chip has")
         self.used = used
 
 
@@ -103,6 +104,7 @@ def compile_step(trainer: Trainer, rows: int, row_length: int) -> Compiled:
     )
     update = compiled("the update", lambda: trainer.lower_update().compile())
     traffic = _added(*(collectives(program.as_text(), trainer.mesh) for program in (gradient, update)))
+    traffic = _between_slices(traffic, trainer.mesh, per_chip(grads))
     memory = Memory(
         parameters=per_chip((state.params, state.frozen)),
         optimizer=per_chip((state.opt_state, state.step)),
@@ -184,7 +186,7 @@ def compiled(what: str, compile_program: Callable[[], Any]) -> Any:
     try:
         return compile_program()
     except jax.errors.JaxRuntimeError as error:
-        found = re.search(r"[Uu]sed ([\d.]+)([KMG])", str(error))
+        found = re.search(r"(?:[Uu]sed |temporaries \()([\d.]+)([KMG])", str(error))
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         scale = {"K": 2**10, "M": 2**20, "G": 2**30}
@@ -216,6 +218,15 @@ def _shard_bytes(leaf: jax.ShapeDtypeStruct) -> int:
 
 def _laid(shapes: PyTree, where: PyTree) -> PyTree:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where)
+
+
+def _between_slices(traffic: Traffic, mesh: Mesh, gradient_bytes: int) -> Traffic:
+    """Adds the all-reduce of gradients over slices, which a compiled program leaves to the hosts' network unnamed."""
+    slices = len({getattr(device, "slice_index", 0) for device in mesh.devices.flat})
+    if slices == 1 or mesh.devices.flat[0].platform != "tpu" or any("data" in axes for _, axes in traffic.bytes):
+        return traffic
+    sent = {("all-reduce", "data"): 2 * gradient_bytes * (slices - 1) // slices}
+    return traffic._replace(bytes={**traffic.bytes, **sent})
 
 
 def _added(first: Traffic, second: Traffic) -> Traffic:
