@@ -30,19 +30,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from benchmarks.tree_attention import dialogue_of, tree_of
 from benchmarks.tree_vs_rows import CANDIDATES, SMALL
-from experiments.measure import local_chip
+from experiments.measure import local_chip, measured_seconds
 from w4s_jax.policy.config import PRESETS, ModelConfig
 from w4s_jax.policy.lora import LoraConfig
 from w4s_jax.policy.sharding import make_mesh
-from w4s_jax.policy.transformer import Transformer, init_variables
+from w4s_jax.policy.transformer import Transformer
 from w4s_jax.training.optimizer import OptimizerConfig
 from w4s_jax.training.roofline import Shape, gradient_flops
 from w4s_jax.training.step import Trainer
-from w4s_jax.training.tree import Tree, build_rows, pack
+from w4s_jax.training.tree import build_rows, pack
 from w4s_jax.training.weights import RewardWeighted
 
 Result = dict[str, Any]
@@ -51,23 +50,6 @@ Result = dict[str, Any]
 def config_of(name: str) -> ModelConfig:
     """A preset, or the small model of `tree_vs_rows`."""
     return SMALL if name == "small" else PRESETS[name]
-
-
-def shape_of(tree: Tree) -> Shape:
-    """What a gradient of a tree is asked for."""
-    pairs = int(np.sum(tree.expiry - np.arange(len(tree))))
-    return Shape(tokens=len(tree), targets=len(tree.target_token), pairs=pairs)
-
-
-def median_seconds(step: Callable[[], None], repeats: int) -> float:
-    """Of a step that waits for its end, after one call that compiles."""
-    step()
-    seconds = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - begun)
-    return statistics.median(seconds)
 
 
 # --- this project -----------------------------------------------------------------
@@ -87,18 +69,9 @@ def tree_step(given: argparse.Namespace) -> Result:
         mesh=mesh,
     )
     trainer = Trainer(model=model, mesh=mesh, optimizer=OptimizerConfig(moment_dtype=given.moment_dtype))
-    where = trainer.state_shardings
-    drawn = jax.jit(lambda key: init_variables(model, key), out_shardings=where.params | where.frozen)
-    held = [trainer.init_state(drawn(jax.random.key(0)))]
     (batch,) = pack([tree], given.row_length, 1)
-
-    def step() -> None:
-        total = trainer.accumulate(held[0], trainer.zero_grads(), batch)
-        held[0], _ = trainer.apply(held[0], total, tree.num_actions)
-        jax.block_until_ready(held[0].params)
-
-    seconds = median_seconds(step, given.repeats)
-    flops = gradient_flops(config, shape_of(tree), frozen_base=bool(given.lora_rank))
+    seconds = measured_seconds(trainer, batch, tree.num_actions, repeats=given.repeats)
+    flops = gradient_flops(config, Shape.of([tree]), frozen_base=bool(given.lora_rank))
     peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
     return {
         "case": "tree",
@@ -113,6 +86,17 @@ def tree_step(given: argparse.Namespace) -> Result:
 
 
 # --- transformers + torch ---------------------------------------------------------
+
+
+def median_seconds(step: Callable[[], None], repeats: int) -> float:
+    """Of a step that waits for its end, after one call that warms up."""
+    step()
+    seconds = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds)
 
 
 def torch_rows(given: argparse.Namespace) -> Result:

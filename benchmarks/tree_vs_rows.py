@@ -83,13 +83,7 @@ def trajectory(turns: int, scale: int, vocab_size: int) -> list[Turn]:
 
 def teraflops(trees: Sequence[Tree], config: ModelConfig) -> float:
     """Counted work of one gradient."""
-    shape = Shape(
-        tokens=sum(len(tree) for tree in trees),
-        targets=sum(len(tree.target_token) for tree in trees),
-        # queries from k to expiry[k] - 1
-        pairs=sum(int(np.sum(tree.expiry - np.arange(len(tree)))) for tree in trees),
-    )
-    return gradient_flops(config, shape) / 1e12
+    return gradient_flops(config, Shape.of(trees)) / 1e12
 
 
 def rounded(length: int) -> int:

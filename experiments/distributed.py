@@ -6,7 +6,7 @@ Training state lies on the mesh of all processes, so each of them has to run the
 compiled programs in the same order. The leader (process 0) collects, evaluates and
 writes, and before each such program it tells the others, by a small file that never
 changes in the shared run directory; trajectories reach them as segments in the same
-place. What a command does is the same code in both (`experiments/phases.py`).
+place. What a command does is the same code in both (`experiments/training.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,10 +25,12 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
-from w4s_jax.types import InputError, StoreError
+from experiments.run_dir import RunDirectory
+from w4s_jax.types import InputError
 
 FLAGS = flags.FLAGS
 _POLL_SECONDS = 0.05
+_BEGUN = "begun"
 
 
 def join() -> None:
@@ -65,14 +66,18 @@ def join() -> None:
 class Leader:
     """Tells the other processes what comes next; with none, does nothing."""
 
-    def __init__(self, folder: Path) -> None:
-        """Begins a sequence of commands below `folder`, which every process sees; all processes meet here."""
-        self._folder = folder / f"{_agree(int(time.time() * 1000)):x}"
+    def __init__(self, run: RunDirectory) -> None:
+        """Begins a sequence of commands in a run directory that every process sees; all processes meet here.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        self._run = run
+        self._folder = run.commands / f"{_agree(int(time.time() * 1000)):x}"
         self._told = 0
         if jax.process_count() > 1:
-            shutil.rmtree(folder, ignore_errors=True)  # of earlier starts
-            with _named(self._folder):
-                self._folder.mkdir(parents=True)
+            shutil.rmtree(run.commands, ignore_errors=True)  # of earlier starts
+            run.write(self._folder / _BEGUN, "")
             multihost_utils.sync_global_devices("w4s_jax.commands")
 
     @staticmethod
@@ -88,11 +93,7 @@ class Leader:
         """
         if jax.process_count() == 1:
             return
-        path = self._folder / f"{self._told:08d}.json"
-        partial = path.with_suffix(".partial")
-        with _named(path):
-            partial.write_text(json.dumps({"what": what, **facts}))
-            partial.replace(path)
+        self._run.write(self._folder / f"{self._told:08d}.json", json.dumps({"what": what, **facts}))
         self._told += 1
 
     @contextlib.contextmanager
@@ -107,7 +108,7 @@ class Leader:
 class Follower:
     """What a process that does not lead is told."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, run: RunDirectory) -> None:
         """Finds the sequence of commands of this start; all processes meet here.
 
         Raises:
@@ -117,11 +118,11 @@ class Follower:
         start = _agree(0)
         if not start:
             sys.exit(2)
-        self._folder = folder / f"{start:x}"
+        self._folder = run.commands / f"{start:x}"
         multihost_utils.sync_global_devices("w4s_jax.commands")
-        if not self._folder.is_dir():
+        if not (self._folder / _BEGUN).exists():
             raise InputError(
-                f"--run_dir={folder.parent}: process {jax.process_index()} does not see what the leading process wrote "
+                f"--run_dir={run.root}: process {jax.process_index()} does not see what the leading process wrote "
                 "there; give a folder that all processes share, see docs/launch.md"
             )
 
@@ -135,14 +136,6 @@ class Follower:
             if command["what"] == "stop":
                 return
             yield command
-
-
-@contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}; free space and resume") from None
 
 
 def _agree(value: int) -> int:

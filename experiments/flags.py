@@ -18,18 +18,7 @@ FLAGS = flags.FLAGS
 
 MAY_CHANGE_ON_RESUME = frozenset(
     {
-        *(
-            "json_out",
-            "outcomes",
-            "dry_run",
-            "output_dir",
-            "concurrency",
-            "mesh",
-            "distributed",
-            "data_dir",
-            "flagfile",
-            "run_dir",
-        ),
+        *("json_out", "outcomes", "dry_run", "output_dir", "concurrency", "mesh", "data_dir", "flagfile", "run_dir"),
         *("budget_usd", "budget_tokens", "budget_calls", "budget_seconds"),
         *("executor_base_url", "executor_prices", "meta_agent_base_url", "requests_per_minute", "tokens_per_minute"),
         *("row_length", "rows_per_batch", "remat", "keep_checkpoints", "prompts_in_flight", "export_dtype"),

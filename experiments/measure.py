@@ -67,34 +67,27 @@ def best_seconds(work: Callable[..., Any], *args: Any, repeats: int = 5) -> floa
     return min(seconds)
 
 
-def measured_seconds(trainer: Trainer, rows: int, row_length: int, *, repeats: int = 3) -> float:
-    """Median seconds of one gradient with its update, on random parameters and full rows.
+def measured_seconds(trainer: Trainer, batch: PackedBatch, num_actions: int, *, repeats: int = 3) -> float:
+    """Median seconds of one gradient with its update, on random parameters.
 
     Args:
         trainer: On present devices.
-        rows: Of a chip.
-        row_length: Tokens.
+        batch: One micro-batch.
+        num_actions: That it is the mean over.
         repeats: Steps measured, after one that compiles.
     """
-    model = trainer.model
-    variables = jax.jit(lambda key: init_variables(model, key), out_shardings=_where(trainer))(jax.random.key(0))
-    state = trainer.init_state(variables)
-    rows *= trainer.mesh.shape["data"] * trainer.mesh.shape["fsdp"]
-    batch = full_rows(rows, row_length, model.config.vocab_size)
+    where = trainer.state_shardings
+    draw = jax.jit(lambda key: init_variables(trainer.model, key), out_shardings=where.params | where.frozen)
+    state = trainer.init_state(draw(jax.random.key(0)))
     seconds = []
     for _ in range(repeats + 1):
         total = jax.block_until_ready(trainer.zero_grads())
         begun = time.perf_counter()
         total = trainer.accumulate(state, total, batch)
-        state, _ = trainer.apply(state, total, rows)
+        state, _ = trainer.apply(state, total, num_actions)
         jax.block_until_ready(state.params)
         seconds.append(time.perf_counter() - begun)
     return statistics.median(seconds[1:])
-
-
-def _where(trainer: Trainer) -> Any:
-    state = trainer.state_shardings
-    return state.params | state.frozen
 
 
 def full_rows(rows: int, row_length: int, vocab_size: int) -> PackedBatch:

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 import w4s_jax.policy
 from w4s_jax.policy.chat import Chat
 from w4s_jax.policy.config import ModelConfig
+from w4s_jax.policy.generate import GeneratorConfig
 from w4s_jax.policy.hf import load_checkpoint, load_config
 from w4s_jax.policy.lora import LoraConfig, merge
 from w4s_jax.policy.sharding import make_mesh
@@ -106,16 +107,8 @@ def load_meta_agent(spec: str, mesh: Mesh) -> MetaAgent:
         )
     loaded = load_model(spec, mesh, FLAGS.param_dtype, flag="meta_agent")
     folder, config, variables = loaded.folder, loaded.config, loaded.merged
-    lora = LoraConfig(rank=FLAGS.lora_rank, alpha=FLAGS.lora_alpha) if FLAGS.lora_rank else None
-    model = Transformer(
-        config=config,
-        compute_dtype=jnp.dtype(FLAGS.compute_dtype),
-        param_dtype=jnp.dtype(FLAGS.param_dtype),
-        remat=FLAGS.remat,
-        lora=lora,
-        mesh=mesh,
-    )
-    if lora is not None:
+    model = make_model(config, mesh)
+    if model.lora is not None:
         variables["lora"] = init_lora(model, jax.random.key(FLAGS.seed))
     return MetaAgent(
         name=spec,
@@ -125,6 +118,28 @@ def load_meta_agent(spec: str, mesh: Mesh) -> MetaAgent:
         variables=variables,
         num_parameters=sum(leaf.size for leaf in jax.tree.leaves(variables)),
         chat=Chat.load(folder),
+    )
+
+
+def make_model(config: ModelConfig, mesh: Mesh) -> Transformer:
+    """The decoder that the flags ask for."""
+    return Transformer(
+        config=config,
+        compute_dtype=jnp.dtype(FLAGS.compute_dtype),
+        param_dtype=jnp.dtype(FLAGS.param_dtype),
+        remat=FLAGS.remat,
+        lora=LoraConfig(rank=FLAGS.lora_rank, alpha=FLAGS.lora_alpha) if FLAGS.lora_rank else None,
+        mesh=mesh,
+    )
+
+
+def generator_config(config: ModelConfig) -> GeneratorConfig:
+    """The shapes of decoding that the flags ask for."""
+    return GeneratorConfig(
+        cache_length=FLAGS.cache_length or min(config.max_positions, 16_384),
+        max_new_tokens=FLAGS.max_new_tokens,
+        slots=FLAGS.prompts_in_flight,
+        samples_per_slot=FLAGS.num_candidates,
     )
 
 

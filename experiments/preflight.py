@@ -22,15 +22,12 @@ from absl import flags
 
 from experiments import app
 from experiments import flags as shared
-from experiments.measure import local_chip, measured_seconds
-from experiments.meta_agent import find_config
+from experiments.measure import full_rows, local_chip, measured_seconds
+from experiments.meta_agent import find_config, generator_config, make_model
 from experiments.run_dir import RunDirectory
 from experiments.training import optimizer_config
 from w4s_jax.policy import sharding
 from w4s_jax.policy.config import PRESETS, ModelConfig
-from w4s_jax.policy.generate import GeneratorConfig
-from w4s_jax.policy.lora import LoraConfig
-from w4s_jax.policy.transformer import Transformer
 from w4s_jax.training import preflight, roofline
 from w4s_jax.training.chips import CHIPS, Chip, Topology
 from w4s_jax.training.preflight import Compiled, DoesNotFitError, Memory, Sampler
@@ -110,29 +107,13 @@ def named_config(spec: str) -> ModelConfig:
 
 def make_trainer(config: ModelConfig, place: Place) -> Trainer:
     """The trainer of a run with these flags."""
-    lora = LoraConfig(rank=FLAGS.lora_rank, alpha=FLAGS.lora_alpha) if FLAGS.lora_rank else None
-    model = Transformer(
-        config=config,
-        compute_dtype=jnp.dtype(FLAGS.compute_dtype),
-        param_dtype=jnp.dtype(FLAGS.param_dtype),
-        remat=FLAGS.remat,
-        lora=lora,
-        mesh=place.mesh,
-    )
-    return Trainer(model=model, mesh=place.mesh, optimizer=optimizer_config(0))
+    return Trainer(model=make_model(config, place.mesh), mesh=place.mesh, optimizer=optimizer_config(0))
 
 
 def compile_sampler(trainer: Trainer, place: Place) -> Sampler:
     """The decode step with the flags' shapes."""
     model = trainer.model
-    config = GeneratorConfig(
-        cache_length=FLAGS.cache_length or min(model.config.max_positions, 16_384),
-        max_new_tokens=FLAGS.max_new_tokens,
-        slots=FLAGS.prompts_in_flight,
-        samples_per_slot=FLAGS.num_candidates,
-        block=512 if FLAGS.topology else None,
-    )
-    return preflight.compile_sampler(model, config, place.host_mesh)
+    return preflight.compile_sampler(model, generator_config(model.config), place.host_mesh)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,7 +143,7 @@ class Search:
             DoesNotFitError: it alone needs more than a chip has.
         """
         self._trainer, self._place = trainer, place
-        self._shards = place.mesh.shape["data"] * place.mesh.shape["fsdp"]
+        self._shards = sharding.divided(place.mesh, sharding.BATCH_AXES)
         self._found: dict[int, Found] = {}
         self._sampler = compile_sampler(trainer, place) if FLAGS.sampling else None
         if self._sampler:
@@ -214,7 +195,7 @@ def suggested_mesh(config: ModelConfig, place: Place) -> str:
 def estimate(found: Found, trainer: Trainer, place: Place) -> Estimate:
     """The roofline of the compiled step."""
     config, mesh = trainer.model.config, place.mesh
-    shape = Shape.full_rows(found.rows * mesh.shape["data"] * mesh.shape["fsdp"], FLAGS.row_length)
+    shape = Shape.full_rows(found.rows * sharding.divided(mesh, sharding.BATCH_AXES), FLAGS.row_length)
     frozen, memory = bool(FLAGS.lora_rank), found.step.memory
     passes = (2 if frozen else 3) + (FLAGS.remat == "full")
     state = memory.parameters + memory.optimizer + memory.gradients
@@ -245,7 +226,7 @@ def gib(count: float) -> str:
 def as_json(found: Found, time: Estimate, largest: int | None, place: Place, config: ModelConfig) -> dict[str, Any]:
     """The stable keys of DESIGN's list, and some more."""
     memory, mesh = found.memory, place.mesh
-    rows = found.rows * mesh.shape["data"] * mesh.shape["fsdp"]
+    rows = found.rows * sharding.divided(mesh, sharding.BATCH_AXES)
     traffic: dict[str, dict[str, int]] = {}
     for (kind, axes), sent in sorted(found.step.traffic.bytes.items()):
         traffic.setdefault(kind, {})[axes] = sent
@@ -367,7 +348,9 @@ def refused(error: DoesNotFitError, config: ModelConfig, place: Place) -> None:
 
 def measure(result: dict[str, Any], trainer: Trainer, rows: int) -> None:
     """Runs the step, and says how far the estimate is off."""
-    seconds = measured_seconds(trainer, rows, FLAGS.row_length)
+    rows *= sharding.divided(trainer.mesh, sharding.BATCH_AXES)
+    batch = full_rows(rows, FLAGS.row_length, trainer.model.config.vocab_size)
+    seconds = measured_seconds(trainer, batch, rows)
     result["measured_step_seconds"] = seconds
     print(f"measured        {seconds:.3g} s, {seconds / result['estimated_step_seconds']:.2f} × the estimate")
 

@@ -25,14 +25,14 @@ from experiments import app, closing, distributed, dry_run
 from experiments import flags as shared
 from experiments.artefacts import write_workflows
 from experiments.distributed import Leader
-from experiments.meta_agent import MetaAgent
+from experiments.meta_agent import generator_config
 from experiments.metrics import MetricsLog, round_values
 from experiments.phases import Job, open_problems, search, train_offline, train_round
 from experiments.run_dir import RunDirectory, serialized_flags, versions
 from experiments.summary import Paths, printed, summary_json
 from experiments.training import Training, follow, open_training, sampling_mesh
 from experiments.world import open_world
-from w4s_jax.policy.generate import Generator, GeneratorConfig
+from w4s_jax.policy.generate import Generator
 from w4s_jax.policy.local import LocalPolicy
 from w4s_jax.reports.html import write_report
 from w4s_jax.rollout.segments import PublishedStore, SegmentStore
@@ -123,7 +123,7 @@ def open_policy(training: Training) -> LocalPolicy:
     generator = Generator(
         agent.model.clone(mesh=mesh),
         training.sampling_variables(),
-        generator_config(agent),
+        generator_config(agent.config),
         stop_ids=agent.chat.stop_ids,
     )
     return LocalPolicy(agent.chat, generator, name=agent.name)
@@ -138,16 +138,6 @@ async def phases(job: Job) -> None:
     job.policy.set_params(job.training.sampling_variables())
     after = await search(job, "after", job.last_round + 1)
     await finish(job, before, after)
-
-
-def generator_config(agent: MetaAgent) -> GeneratorConfig:
-    """Shapes of decoding."""
-    return GeneratorConfig(
-        cache_length=FLAGS.cache_length or min(agent.config.max_positions, 16_384),
-        max_new_tokens=FLAGS.max_new_tokens,
-        slots=FLAGS.prompts_in_flight,
-        samples_per_slot=FLAGS.num_candidates,
-    )
 
 
 def described(job: Job) -> dict[str, Any]:
@@ -208,7 +198,7 @@ def main(argv: Sequence[str]) -> None:
     if jax.process_index() > 0:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # the leading process saves, and sends this one home
-        follower = distributed.Follower(run.commands)
+        follower = distributed.Follower(run)
         follow(open_training(run, read_trajectories(FLAGS.trajectories), lambda *args, **facts: None), follower)
         return
     with contextlib.ExitStack() as stack:
@@ -217,7 +207,7 @@ def main(argv: Sequence[str]) -> None:
         except W4sError:
             distributed.Leader.refuse()
             raise
-        leader = distributed.Leader(run.commands)
+        leader = distributed.Leader(run)
         stack.enter_context(leader.leading())
         app.run_async(rlao(run, leader, stack.enter_context(contextlib.ExitStack())))
 

@@ -53,9 +53,12 @@ class Training:
     def sampling_variables(self) -> dict[str, Any]:
         """A copy to sample with, on this process's own devices; an update donates the variables it starts from."""
         self.tell("sampling_variables")
-        variables = in_compute_dtype(self.learner.state.variables, self.agent.model.compute_dtype)
+        kept = self.learner.state.variables
+        variables = in_compute_dtype(kept, self.agent.model.compute_dtype)
         if jax.process_count() == 1:
-            copied: dict[str, Any] = jax.tree.map(jnp.copy, variables)
+            copied: dict[str, Any] = jax.tree.map(
+                lambda x, own: jnp.copy(x) if x.dtype == own.dtype else x, variables, kept
+            )
             return copied
         here: dict[str, Any] = sharding.local_copy(variables, sampling_mesh(self.learner.trainer))
         return here
@@ -89,9 +92,7 @@ class Training:
     def export(self) -> tuple[str, Path]:
         """Writes the Hugging Face folder; returns the path of the newest checkpoint (empty: no update) and its own."""
         self.tell("export")
-        steps = self.checkpoints.steps()
-        newest = str(self.run.checkpoints / f"step_{steps[-1]:08d}") if steps else ""
-        return newest, export(self.run, self.agent, self.learner.state)
+        return self.checkpoints.newest(), export(self.run, self.agent, self.learner.state)
 
 
 def open_training(run: RunDirectory, stored: Sequence[Trajectory], tell: Callable[..., None]) -> Training:
@@ -194,7 +195,7 @@ def learner_config(mesh: jax.sharding.Mesh) -> LearnerConfig:
     """Shapes of a step; every data shard gets `--rows_per_batch` rows."""
     return LearnerConfig(
         row_length=FLAGS.row_length,
-        rows_per_batch=FLAGS.rows_per_batch * mesh.shape["data"] * mesh.shape["fsdp"],
+        rows_per_batch=FLAGS.rows_per_batch * sharding.divided(mesh, sharding.BATCH_AXES),
         trajectories_per_step=FLAGS.trajectories_per_step,
     )
 

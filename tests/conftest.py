@@ -27,3 +27,11 @@ def loopback_only(monkeypatch):
         return _connect(sock, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """The folder and the runs that tests of entry points share; see `rlao_runs.Shared`."""
+    from rlao_runs import Shared  # it knows the whole project, which most tests need not load
+
+    return Shared(tmp_path_factory)

@@ -2,15 +2,10 @@
 
 import numpy as np
 import pytest
-from rlao_runs import Shared, one_line
+from rlao_runs import one_line
 from safetensors.numpy import load_file
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    return Shared(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -4,18 +4,13 @@ import importlib.util
 import json
 
 import pytest
-from rlao_runs import Shared, one_line
+from rlao_runs import one_line
 
 SMALL = ("--model=tiny", "--row_length=256", "--cache_length=512", "--max_new_tokens=64", "--compute_dtype=float32")
 KEYS = {
     *("schema_version", "model", "topology", "mesh", "fits", "bytes_per_chip", "hbm_bytes_per_chip", "flops_per_step"),
     *("collective_bytes", "compile_seconds", "estimated_step_seconds", "estimated_mfu", "largest_batch"),
 }
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    return Shared(tmp_path_factory)
 
 
 def preflight(shared, *flags):

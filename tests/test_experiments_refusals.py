@@ -3,14 +3,9 @@
 import fcntl
 
 import pytest
-from rlao_runs import Shared, one_line
+from rlao_runs import one_line
 
 HERE = "http://127.0.0.1:9/v1"
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    return Shared(tmp_path_factory)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import signal
 import subprocess
 
 import pytest
-from rlao_runs import Shared, one_line
+from rlao_runs import one_line
 
 from benchmarks.kill_and_resume import (
     NUM_TURNS,
@@ -21,11 +21,6 @@ from benchmarks.kill_and_resume import (
 )
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    return Shared(tmp_path_factory)
 
 
 def after_turns(run_dir, turns):

@@ -5,7 +5,7 @@ import re
 import sqlite3
 
 import pytest
-from rlao_runs import Shared, records
+from rlao_runs import records
 
 from benchmarks.kill_and_resume import NUM_TURNS, Left
 from w4s_jax.sandbox import open_sandbox
@@ -15,11 +15,6 @@ from w4s_jax.types import Limits, RunStatus, SolverInput, Split
 from w4s_jax.workflows import load_workflow
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    return Shared(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,9 @@ import signal
 import sqlite3
 
 import pytest
-from rlao_runs import Shared, one_line
+from rlao_runs import one_line
 
 from benchmarks.kill_and_resume import Left, stopped_when, turns_stored
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    return Shared(tmp_path_factory)
 
 
 @pytest.fixture

@@ -9,16 +9,11 @@ import sys
 import time
 
 import pytest
-from rlao_runs import Shared, one_line, records
+from rlao_runs import one_line, records
 
 from benchmarks.kill_and_resume import FLAGS, Left, differences, ended, stopped_when, turns_stored
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    return Shared(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike, DTypeLike
 
 from w4s_jax.policy.cached_attention import KVCache, cached_attention
-from w4s_jax.policy.sharding import BATCH_AXES, TreeAttention
+from w4s_jax.policy.sharding import BATCH_AXES, TreeAttention, divided
 from w4s_jax.policy.transformer import Transformer
 
 PyTree = Any
@@ -334,11 +334,10 @@ def state_shardings(state: DecodeState, mesh: Mesh) -> Any:
         A `DecodeState` of shardings.
     """
     _, slots, _, kv_heads, _ = state.cache.prompt_k_LGTKH.shape
-    batch_size = mesh.shape["data"] * mesh.shape["fsdp"]
-    slot = BATCH_AXES if slots % batch_size == 0 else None
+    slot = BATCH_AXES if slots % divided(mesh, BATCH_AXES) == 0 else None
     head = "tensor" if kv_heads % mesh.shape["tensor"] == 0 else None
     prompt, suffix = P(None, slot, None, head), P(None, slot, None, None, head)
-    specs: Any = [KVCache(*(prompt, prompt, suffix, suffix)), *(P(slot) for _ in state[1:])]  # type: ignore[arg-type]
+    specs: Any = [KVCache(prompt, prompt, suffix, suffix), *(P(slot) for _ in state[1:])]  # type: ignore[arg-type]
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), DecodeState(*specs), is_leaf=lambda x: isinstance(x, P))
 
 

@@ -67,6 +67,10 @@ class GeneratorConfig:
                 f"{self.cache_length}; raise --cache_length or lower --max_new_tokens"
             )
 
+    def block_on(self, platform: str) -> int:
+        """Cached tokens attended to at a time on a platform."""
+        return self.block or (32 if platform == "cpu" else 512)
+
     @property
     def prompt_buckets(self) -> tuple[int, ...]:
         """Padded lengths of prompts, ascending, the last one `cache_length`."""
@@ -148,7 +152,7 @@ class Generator:
         self._stop_ids = np.asarray(stop_ids, np.int32)
         self._variables = in_compute_dtype(variables, model.compute_dtype)
         self._attention = attention or _prefill_attention(model)
-        self._block = config.block or (32 if jax.default_backend() == "cpu" else 512)
+        self._block = config.block_on(jax.default_backend())
         self._state = jax.jit(idle_state(self.model, config, self._block))()
         self._waiting: collections.OrderedDict[int, Request] = collections.OrderedDict()
         self._running: dict[int, tuple[int, Request]] = {}  # by slot, with the ticket

@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 from jax.typing import ArrayLike, DTypeLike
 from safetensors import SafetensorError, safe_open
@@ -401,10 +400,8 @@ def _fetch_tensor(params: PyTree, entry: _Entry, layer: int, dtype: np.dtype) ->
     """One tensor on the host, in the layout of the file."""
     leaf = _at(params, entry.path)
     value = leaf[layer] if entry.stacked else jnp.copy(leaf)  # an array keeps what was once fetched of it
-    if isinstance(value, jax.Array) and not value.is_fully_addressable:
-        value = multihost_utils.process_allgather(value, tiled=True)
     inverse = np.argsort(entry.order)
-    return np.asarray(value).transpose(inverse).astype(dtype, order="C").reshape(entry.stored)
+    return sharding.on_host(value).transpose(inverse).astype(dtype, order="C").reshape(entry.stored)
 
 
 def _check_params(config: ModelConfig, params: PyTree) -> None:

@@ -19,11 +19,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from safetensors.numpy import save_file
 
 from w4s_jax.policy.hf import move_into_place
 from w4s_jax.policy.lora import LoraConfig
+from w4s_jax.policy.sharding import on_host
 from w4s_jax.types import CheckpointError, InputError
 
 PyTree = Any
@@ -70,17 +70,11 @@ def save_adapter(
 def _tensors(layers: Mapping[str, Any], rank: int) -> Iterator[tuple[str, np.ndarray]]:
     """PEFT's names and matrices, float32."""
     for name, adapter in layers.items():
-        a, b = _on_host(adapter["a"]), _on_host(adapter["b"])
+        a, b = (on_host(adapter[factor]).astype(np.float32) for factor in "ab")
         for layer in range(len(a)):
             stem = f"base_model.model.model.layers.{layer}.{MODULES[name]}"
             yield f"{stem}.lora_A.weight", np.ascontiguousarray(a[layer].reshape(-1, rank).T)
             yield f"{stem}.lora_B.weight", np.ascontiguousarray(b[layer].reshape(rank, -1).T)
-
-
-def _on_host(leaf: Any) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        leaf = multihost_utils.process_allgather(leaf, tiled=True)
-    return np.asarray(leaf, np.float32)
 
 
 def _config(config: LoraConfig, base_model: str) -> dict[str, Any]:

@@ -10,14 +10,14 @@ the placements here (Xu et al., arXiv 2105.04663).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import jax
 import numpy as np
 from jax import Array
-from jax.experimental import mesh_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from w4s_jax.types import InputError
@@ -119,10 +119,8 @@ def host_mesh(devices: Sequence[jax.Device], kv_heads: int) -> Mesh:
 
 def _grid(spec: str, sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> Any:
     """Devices by their wires; several slices of a pod lie along `data`, which alone may cross their slow network."""
-    # GPUs have a slice index, too: their host, whose network NCCL handles for any axis.
-    slices = len({device.slice_index for device in devices if hasattr(device, "slice_index")})
-    slices = slices if devices[0].platform == "tpu" else 1
-    if slices <= 1:
+    slices = num_slices(devices)
+    if slices == 1:
         return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     data, *others = sizes
     if data % slices:
@@ -170,6 +168,21 @@ def fallbacks(tree: PyTree, mesh: Mesh) -> tuple[str, ...]:
     lines: list[str] = []
     jax.tree_util.tree_map_with_path(lambda path, leaf: lines.extend(_place(path, leaf, mesh)[1]), tree)
     return tuple(lines)
+
+
+def num_slices(devices: Iterable[jax.Device]) -> int:
+    """Slices of a TPU pod that devices belong to; 1 on other platforms.
+
+    GPUs have a slice index, too: their host, whose network NCCL handles for any axis.
+    """
+    return len({getattr(device, "slice_index", 0) if device.platform == "tpu" else 0 for device in devices})
+
+
+def on_host(leaf: Any) -> np.ndarray:
+    """The whole of an array, in every process; all of them call this."""
+    if isinstance(leaf, Array) and not leaf.is_fully_addressable:
+        leaf = multihost_utils.process_allgather(leaf, tiled=True)
+    return np.asarray(leaf)
 
 
 def local_copy(tree: PyTree, mesh: Mesh) -> PyTree:

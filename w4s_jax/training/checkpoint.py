@@ -3,9 +3,9 @@
 TrainState, position of the run → **checkpoints/step_00000012/** → the same on any mesh
 
 Orbax writes each checkpoint into a temporary directory, behind the training that goes
-on, and renames it when all of it is on the disk, so a kill leaves the last good one. It does not notice a flipped
-byte: values come back wrong and unsaid. So every leaf is saved with a 32-bit
-fingerprint, an integer sum over its bits, which is computed where the leaf lies
+on, and renames it when all of it is on the disk, so a kill leaves the last good one.
+It does not notice a flipped byte: values come back wrong and unsaid. So every leaf is
+saved with a 32-bit fingerprint, an integer sum over its bits, which is computed where the leaf lies
 and does not depend on the sharding; what does not match is rejected, moved aside
 as `*.rejected`, and the checkpoint before it is taken and said.
 
@@ -32,10 +32,10 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint.path import step as step_lib
 
+from w4s_jax.policy.sharding import on_host
 from w4s_jax.training.step import TrainState
 from w4s_jax.types import CheckpointError
 
@@ -96,6 +96,15 @@ class Checkpoints:
         folder = epath.Path(self.directory)
         found = [(_STEP.fullmatch(path.name), path) for path in folder.iterdir()] if folder.exists() else []
         return tuple(sorted(int(match[1]) for match, path in found if match and step_lib.is_path_finalized(path)))
+
+    def newest(self) -> str:
+        """Path of the newest finished checkpoint; empty where there is none.
+
+        Raises:
+            CheckpointError: as `wait`.
+        """
+        steps = self.steps()
+        return str(epath.Path(self.directory) / _name(steps[-1])) if steps else ""
 
     def save(self, state: TrainState, extra: Mapping[str, Any]) -> str:
         """Starts to write a checkpoint under the number of its updates; the oldest goes when it is whole.
@@ -281,9 +290,7 @@ def param_digest(params: PyTree) -> str:
     """SHA-256 in hex over paths, dtypes, shapes and bytes of all leaves: equal iff equal to the bit."""
     digest = hashlib.sha256()
     for path, leaf in sorted(_flat(params).items()):
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            leaf = multihost_utils.process_allgather(leaf, tiled=True)
-        array = np.asarray(jax.device_get(leaf))
+        array = on_host(leaf)
         digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -119,13 +119,13 @@ def compile_sampler(model: Transformer, config: GeneratorConfig, mesh: Mesh) -> 
 
     Args:
         model: The decoder.
-        config: Static shapes; `block` is given.
+        config: Static shapes.
         mesh: Of the devices that one process samples on.
 
     Raises:
         DoesNotFitError: it needs more than a chip has.
     """
-    begun, block = time.perf_counter(), config.block or 512
+    begun, block = time.perf_counter(), config.block_on(mesh.devices.flat[0].platform)
     model = model.clone(mesh=mesh, remat="none")
     shapes = param_shapes(model.config, model.param_dtype, model.lora)
     weights = jax.eval_shape(lambda tree: in_compute_dtype(tree, model.compute_dtype), shapes)
@@ -222,8 +222,8 @@ def _laid(shapes: PyTree, where: PyTree) -> PyTree:
 
 def _between_slices(traffic: Traffic, mesh: Mesh, gradient_bytes: int) -> Traffic:
     """Adds the all-reduce of gradients over slices, which a compiled program leaves to the hosts' network unnamed."""
-    slices = len({getattr(device, "slice_index", 0) for device in mesh.devices.flat})
-    if slices == 1 or mesh.devices.flat[0].platform != "tpu" or any("data" in axes for _, axes in traffic.bytes):
+    slices = sharding.num_slices(mesh.devices.flat)
+    if slices == 1 or any("data" in axes for _, axes in traffic.bytes):
         return traffic
     sent = {("all-reduce", "data"): 2 * gradient_bytes * (slices - 1) // slices}
     return traffic._replace(bytes={**traffic.bytes, **sent})

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+import numpy as np
 from jax.sharding import Mesh
 
 from w4s_jax.policy.config import ModelConfig
+from w4s_jax.policy.sharding import BATCH_AXES, divided
 from w4s_jax.training.chips import Chip, Topology
 from w4s_jax.training.collectives import Traffic
+from w4s_jax.training.tree import Tree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,16 @@ class Shape:
     """Tokens that carry loss."""
     pairs: int
     """Visible (query, key) pairs, a query with itself included."""
+
+    @classmethod
+    def of(cls, trees: Iterable[Tree]) -> Shape:
+        """What a gradient of trees is asked for; queries from k to expiry[k] − 1 see key k."""
+        every = list(trees)
+        return cls(
+            tokens=sum(map(len, every)),
+            targets=sum(len(tree.target_token) for tree in every),
+            pairs=sum(int(np.sum(tree.expiry - np.arange(len(tree)))) for tree in every),
+        )
 
     @classmethod
     def full_rows(cls, rows: int, row_length: int) -> Shape:
@@ -84,7 +97,7 @@ def hbm_traffic(config: ModelConfig, shape: Shape, mesh: Mesh, *, passes: int, s
         state_bytes: Parameters, moments and gradient of one chip.
     """
     c, split = config, mesh.shape["tensor"]
-    tokens: float = shape.tokens / (mesh.shape["data"] * mesh.shape["fsdp"])
+    tokens: float = shape.tokens / divided(mesh, BATCH_AXES)
     q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
     maps = [(c.embed_dim, q), (c.embed_dim, kv), (c.embed_dim, kv), (c.embed_dim, q)]
     maps += [(c.embed_dim, c.mlp_dim)] * 3  # whole width, split width; the way back is as long

@@ -5,7 +5,6 @@ ids → **token_logprobs** → one natural log a token        (`experiments.scor
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,7 +47,7 @@ def token_logprobs(model: Transformer, variables: dict[str, PyTree], ids: Sequen
     if not 0 <= min(ids) <= max(ids) < config.vocab_size:
         raise InputError(f"token ids from {min(ids)} to {max(ids)}; the model has 0 to {config.vocab_size - 1}")
     # One row a data shard, of which the first one is real: a row cannot be split over devices.
-    rows = math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
+    rows = sharding.divided(mesh, sharding.BATCH_AXES)
     tokens = np.zeros((rows, -(-len(ids) // _ROUND) * _ROUND), np.int32)
     tokens[0, : len(ids)] = ids
     nll_BT = _nll(model, mesh)(variables, jax.device_put(tokens, sharding.batch_sharding(mesh)), np.int32(len(ids)))

@@ -177,7 +177,7 @@ class Trainer:
 
     def put_batch(self, batch: PackedBatch) -> PackedBatch:
         """Lays a batch [B, C] over the mesh, its rows split; each process takes its own from the whole."""
-        split = math.prod(self.mesh.shape[axis] for axis in sharding.BATCH_AXES)
+        split = sharding.divided(self.mesh, sharding.BATCH_AXES)
         if batch.tokens.shape[0] % split:
             raise InputError(
                 f"rows_per_batch={batch.tokens.shape[0]} is not a multiple of data*fsdp={split} of --mesh; "
