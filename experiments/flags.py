@@ -21,6 +21,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
         *("json_out", "outcomes", "dry_run", "output_dir", "concurrency", "mesh", "data_dir", "flagfile", "run_dir"),
         *("budget_usd", "budget_tokens", "budget_calls", "budget_seconds"),
         *("executor_base_url", "executor_prices", "meta_agent_base_url", "requests_per_minute", "tokens_per_minute"),
+        *("call_timeout", "max_attempts"),
         *("row_length", "rows_per_batch", "remat", "keep_checkpoints", "prompts_in_flight", "export_dtype"),
         *("sandbox", "allow_unsafe_sandbox", "sandbox_workers", "trajectories_in_flight", "distributed"),
     }
@@ -126,6 +127,8 @@ def define_executor() -> None:
     flags.DEFINE_integer("requests_per_minute", 0, "Rate limit of the executor (0: none).", lower_bound=0)
     flags.DEFINE_integer("tokens_per_minute", 0, "Rate limit of the executor (0: none).", lower_bound=0)
     flags.DEFINE_integer("concurrency", 64, "Calls in flight at once.", lower_bound=1)
+    flags.DEFINE_float("call_timeout", 120.0, "Hard limit of one attempt of a call, in seconds.", lower_bound=0.1)
+    flags.DEFINE_integer("max_attempts", 20, "Attempts of one call, the first included.", lower_bound=1)
     flags.DEFINE_string("budget_usd", "", "Cap on USD, or inf; a paid executor needs one.")
     flags.DEFINE_integer("budget_tokens", 0, "Cap on tokens (0: none).", lower_bound=0)
     flags.DEFINE_integer("budget_calls", 0, "Cap on calls (0: none).", lower_bound=0)

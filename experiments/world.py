@@ -117,6 +117,7 @@ def make_backend(tasks: Sequence[SealedTask]) -> Backend:
         return OpenAIBackend(
             FLAGS.executor_model,
             base_url=FLAGS.executor_base_url or None,
+            timeout_seconds=FLAGS.call_timeout,
             simulated=FLAGS.executor_model == MODEL_NAME,  # our own simulator behind its server
         )
     return SimulatedBackend(tasks=tasks)
@@ -132,6 +133,7 @@ def metered(backend: Backend, calls: CallStore) -> MeteredExecutor:
     )
     options = MeteredOptions(
         concurrency=FLAGS.concurrency,
+        max_attempts=FLAGS.max_attempts,
         max_tokens=FLAGS.executor_max_tokens,
         requests_per_minute=FLAGS.requests_per_minute or None,
         tokens_per_minute=FLAGS.tokens_per_minute or None,

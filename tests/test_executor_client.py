@@ -13,6 +13,7 @@ from w4s_jax.executor.base import (
     BrokenBodyFault,
     ConnectionCutFault,
     EmptyReplyFault,
+    MalformedReplyFault,
     NotAcceptedFault,
     QuotaFault,
     RateLimitedFault,
@@ -48,7 +49,8 @@ async def fault_of(answer, *, request=None, timeout=5.0):
 
 
 async def test_a_request_goes_out_and_a_reply_comes_back_as_the_format_says():
-    async with FakeServer(lambda *_: completion("a", "b", prompt_tokens_details={"cached_tokens": 4})) as server:
+    texts = ('{"a": 1}', 'So: {"b": 2}.')
+    async with FakeServer(lambda *_: completion(*texts, prompt_tokens_details={"cached_tokens": 4})) as server:
         backend = door(server)
         got = await backend.send(ask("q", temperature=0.3, n=2, json_mode=True, max_tokens=9), here(5, repetition=2))
         await backend.close()
@@ -62,7 +64,7 @@ async def test_a_request_goes_out_and_a_reply_comes_back_as_the_format_says():
         "response_format": {"type": "json_object"},
     }
     assert headers["X-W4S-Sample"] == "2.5"
-    assert got.texts == ("a", "b")
+    assert got.texts == texts
     assert got.finish_reasons == ("stop", "stop")
     assert got.usage == Usage(prompt_tokens=10, cached_prompt_tokens=4, completion_tokens=20)
 
@@ -130,6 +132,35 @@ async def test_a_server_that_is_not_there_bills_nothing():
 async def test_an_empty_reply_is_billed_at_what_it_tells():
     fault = await fault_of(completion("", prompt=7, completion=3))
     assert fault.usage == Usage(prompt_tokens=7, completion_tokens=3)
+
+
+@pytest.mark.parametrize("text", ["no object", '{"a": 1', "[1]", '"a"'])
+async def test_json_mode_without_an_object_is_a_fault_that_carries_the_reply(text):
+    fault = await fault_of(completion('{"a": 1}', text), request=ask(n=2, json_mode=True))
+    assert isinstance(fault, MalformedReplyFault)
+    assert fault.reply.texts == ('{"a": 1}', text)
+    assert fault.usage == Usage(prompt_tokens=10, completion_tokens=20)
+    assert not fault.billed_unknown
+
+
+@pytest.mark.parametrize(("text", "finish"), [('{"a": 1', "length"), (r'{"a": "\frac{1}{2} is \(x\)"}', "stop")])
+async def test_json_that_was_ended_early_or_that_a_workflow_can_read_is_returned(text, finish):
+    async with FakeServer(lambda *_: completion(text, finish=finish)) as server:
+        backend = door(server)
+        assert (await backend.send(ask(json_mode=True), here())).texts == (text,)
+        await backend.close()
+
+
+async def test_a_model_that_takes_no_json_mode_is_not_held_to_it():
+    def script(body, headers, attempt):
+        return refusal("response_format is not supported") if "response_format" in body else completion("x")
+
+    async with FakeServer(script) as server:
+        backend = door(server)
+        with pytest.raises(NotAcceptedFault):
+            await backend.send(ask(json_mode=True), here())
+        assert (await backend.send(ask(json_mode=True), here())).texts == ("x",)
+        await backend.close()
 
 
 @pytest.mark.parametrize(("reason", "text"), [("length", "half a sen"), ("length", ""), ("content_filter", "")])

@@ -20,6 +20,7 @@ from w4s_jax.executor.base import (
     BrokenBodyFault,
     ConnectionCutFault,
     EmptyReplyFault,
+    MalformedReplyFault,
     NotAcceptedFault,
     RateLimitedFault,
     RefusedFault,
@@ -325,6 +326,42 @@ async def test_patience_ends_with_an_error_of_ours_that_names_the_fault(tmp_path
         with pytest.raises(ExecutorError, match="failed 4 times, last with server_error: HTTP 500: boom"):
             await executor.complete(ask(), here())
     assert len(backend.sent) == 4
+
+
+async def test_nobody_there_ends_patience_sooner(tmp_path):
+    backend = FakeBackend(lambda *_: UnreachableFault("connection refused"))
+    async with running(tmp_path, backend, max_attempts=20, max_unreachable=3) as executor:
+        with pytest.raises(ExecutorError, match="failed 3 times, last with unreachable"):
+            await executor.complete(ask(), here())
+    assert len(backend.sent) == 3
+
+
+async def test_the_first_fault_of_each_kind_is_told(tmp_path, caplog):
+    def script(request, context, attempt):
+        return [ServerFault("boom"), ServerFault("boom"), RateLimitedFault("slow down"), reply("ok")][attempt]
+
+    async with running(tmp_path, FakeBackend(script)) as executor:
+        await asyncio.gather(*(executor.complete(ask(str(i)), here()) for i in range(5)))
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
+        "model 'fake': server_error (boom)",
+        "model 'fake': rate_limited (slow down)",
+    ]
+
+
+async def test_json_that_is_none_is_asked_for_again_and_at_last_delivered_as_it_is(tmp_path):
+    def script(request, context, attempt):
+        good_from = {"twice": 2, "always": 99}[request.messages[0].content]
+        bad = reply(f"bad {attempt}")
+        return reply("{}") if attempt >= good_from else MalformedReplyFault("no JSON", reply=bad)
+
+    async with running(tmp_path, FakeBackend(script)) as executor:
+        assert (await executor.complete(ask("twice", json_mode=True), here())).texts == ("{}",)
+        assert executor.store.summary().faults == {"malformed_json": 2}
+        assert executor.store.summary().total.usd == micro(3 * ACTUAL)
+        assert (await executor.complete(ask("always", json_mode=True), here())).texts == ("bad 3",)
+        assert executor.store.summary().faults == {"malformed_json": 2 + 3}
+        assert executor.store.summary().total.usd == micro(7 * ACTUAL)
+        assert (await executor.complete(ask("always", json_mode=True), here())).from_cache
 
 
 @pytest.mark.parametrize("fault", [AuthFault("no"), BadRequestFault("no"), RateLimitedFault("no", retry_after=1e6)])

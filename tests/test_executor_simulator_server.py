@@ -1,6 +1,7 @@
 """The loopback server: the replies of the in-process door, and faults on request."""
 
 import asyncio
+import json
 
 import aiohttp
 import pytest
@@ -8,10 +9,13 @@ import pytest
 from w4s_jax.executor.client import OpenAIBackend
 from w4s_jax.executor.simulator import SimulatedBackend
 from w4s_jax.executor.simulator.model import SampleId
+from w4s_jax.executor.simulator.replies import NO_QUESTION
 from w4s_jax.executor.simulator.server import SAMPLE_HEADER, FaultKind, ServerOptions, serve
 from w4s_jax.tasks.base import SplitSizes
 from w4s_jax.tasks.toy import toy_task
 from w4s_jax.types import CallContext, ChatRequest, InputError, Message, Purpose, Split
+
+JSON_MODE = {"type": "json_object"}
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +109,15 @@ async def test_each_fault_looks_as_it_does_in_the_wild(world):
 
     status, headers, _ = await under(FaultKind.RATE_LIMITED)
     assert (status, headers["Retry-After"]) == (429, "0.05")
+    status, headers, _ = await under(FaultKind.RATE_LIMITED_SILENT)
+    assert (status, headers.get("Retry-After")) == (429, None)
     assert (await under(FaultKind.SERVER_ERROR))[0] == 500
+    assert (await under(FaultKind.GATEWAY_ERROR))[0] == 502
+    status, _, told = await under(FaultKind.MALFORMED_JSON, body("q\nkeys: answer", response_format=JSON_MODE))
+    assert status == 200
+    with pytest.raises(ValueError, match=r"Expecting|Unterminated"):
+        json.loads(told["choices"][0]["message"]["content"])
+    assert (await under(FaultKind.MALFORMED_JSON))[2]["choices"][0]["message"]["content"] == NO_QUESTION
     status, _, told = await under(FaultKind.EMPTY)
     assert (status, told["choices"][0]["message"]["content"]) == (200, "")
     with pytest.raises(ValueError, match="Unterminated"):
@@ -130,6 +142,27 @@ async def test_faults_are_drawn_by_body_and_attempt_not_by_arrival(world):
     forward = await statuses(range(12))
     assert forward == await statuses(reversed(range(12)))
     assert {200, 500} == {status for pair in forward for status in pair}
+
+
+async def test_what_the_server_did_stands_in_its_book(world):
+    backend, questions = world
+    options = ServerOptions(faults={FaultKind.GATEWAY_ERROR: 0.5}, fault_seed=1)
+    payload = body(questions[0])
+    async with serve(backend, options=options) as url, aiohttp.ClientSession() as session:
+        seen = [(await post(url, payload))[0] for _ in range(6)]
+        book = await (await session.get(url + "/book")).json()
+    made = backend.reply(
+        ChatRequest(model="simulated", messages=(Message(role="user", content=questions[0]),)), SampleId(0, 0)
+    )
+    assert {200, 502} == set(seen)
+    assert book == {
+        "attempts": 6,
+        "replies": seen.count(200),
+        "given_again": seen.count(200) - 1,
+        "prompt_tokens": 6 * made.usage.prompt_tokens,
+        "completion_tokens": 6 * made.usage.completion_tokens,
+        "faults": {"gateway_error": seen.count(502)},
+    }
 
 
 async def test_latency_is_slept_on_request(world):

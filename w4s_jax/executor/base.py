@@ -120,6 +120,21 @@ class BrokenBodyFault(Fault):
         super().__init__(message, billed_unknown=True)
 
 
+class MalformedReplyFault(Fault):
+    """JSON was asked for and a choice holds none, for no reason that is told; billed at the usage of `reply`.
+
+    Attributes:
+        reply: what the model said all the same; delivered where asking again does not help.
+    """
+
+    kind = "malformed_json"
+    retryable = True
+
+    def __init__(self, message: str, *, reply: ChatReply) -> None:
+        super().__init__(message, usage=reply.usage)
+        self.reply = reply
+
+
 class NotAcceptedFault(Fault):
     """The model does not take a parameter; the backend has learnt it and will not send it again.
 

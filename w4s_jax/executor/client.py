@@ -32,6 +32,7 @@ from w4s_jax.executor.base import (
     ConnectionCutFault,
     EmptyReplyFault,
     Fault,
+    MalformedReplyFault,
     NotAcceptedFault,
     QuotaFault,
     RateLimitedFault,
@@ -42,6 +43,7 @@ from w4s_jax.executor.base import (
 )
 from w4s_jax.executor.dialect import known_dialect, parameter_not_taken
 from w4s_jax.executor.prices import prompt_tokens_bound
+from w4s_jax.sandbox.child.parsing import json_object
 from w4s_jax.types import CallContext, ChatReply, ChatRequest, InputError, Usage
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
@@ -51,6 +53,8 @@ SAMPLE_HEADER = "X-W4S-Sample"
 _log = logging.getLogger(__name__)
 _MAY_HAVE_RUN = frozenset({502, 504, 520, 522, 524})
 """A gateway lost the answer; what stands behind it may have made and billed it."""
+_ENDED_EARLY = ("length", "content_filter")
+"""Finish reasons of a choice that is returned as it is, empty or not."""
 _TEXT_AT_FAULT_PARAMETERS = frozenset({"messages", "temperature", "n", "max_tokens", "max_completion_tokens"})
 _TEXT_AT_FAULT_WORDS = (
     "context_length_exceeded",
@@ -137,6 +141,8 @@ class OpenAIBackend:
         if len(reply.texts) < request.n:
             self._learn("n", f"it answered with {len(reply.texts)} choices where {request.n} were asked for")
             raise NotAcceptedFault("fewer choices than asked for", parameter="n", usage=reply.usage)
+        if "response_format" in payload and not _all_json(reply):
+            raise MalformedReplyFault("a choice is no JSON object, though JSON was asked for", reply=reply)
         return reply
 
     async def close(self) -> None:
@@ -266,9 +272,17 @@ def parse_reply(body: bytes, request: ChatRequest) -> ChatReply:
         raise BrokenBodyFault(f"not a chat completion: {_one_line(body[:200].decode(errors='replace'))!r}") from error
     texts, reasons = tuple(text for text, _ in choices), tuple(reason for _, reason in choices)
     usage = _usage(record.get("usage"), request, texts)
-    if not choices or any(not text and reason not in ("length", "content_filter") for text, reason in choices):
+    if not choices or any(not text and reason not in _ENDED_EARLY for text, reason in choices):
         raise EmptyReplyFault(f"a choice without text, finish_reason={reasons}", usage=usage)
     return ChatReply(texts=texts, finish_reasons=reasons, usage=usage)
+
+
+def _all_json(reply: ChatReply) -> bool:
+    """Whether a workflow can read an object out of every choice that was not ended early."""
+    return all(
+        reason in _ENDED_EARLY or json_object(text) is not None
+        for text, reason in zip(reply.texts, reply.finish_reasons, strict=True)
+    )
 
 
 def _choice(choice: Mapping[str, Any]) -> tuple[str, str]:

@@ -15,13 +15,23 @@ again.
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
+import logging
 import math
 import time
 from types import TracebackType
 from typing import NoReturn, Self
 
-from w4s_jax.executor.base import Backend, Fault, NotAcceptedFault, RefusedFault, TimeoutFault
+from w4s_jax.executor.base import (
+    Backend,
+    Fault,
+    MalformedReplyFault,
+    NotAcceptedFault,
+    RefusedFault,
+    TimeoutFault,
+    UnreachableFault,
+)
 from w4s_jax.executor.budget import Budget, Reservation
 from w4s_jax.executor.cache import MAX_PARTS, call_key, decode_reply, encode_reply, part_context
 from w4s_jax.executor.ledger import IN_FLIGHT, REPLY, Call, CallStore
@@ -39,6 +49,10 @@ from w4s_jax.types import (
 
 _MAX_LESSONS = 8
 """Parameters a model may turn out not to take, in one call; none is learnt twice."""
+_JSON_TRIES = 4
+"""Replies without the JSON that was asked for, of one call; the last is delivered as it is."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,8 +61,10 @@ class MeteredOptions:
 
     concurrency: int = 64
     """Most attempts on their way at once."""
-    max_attempts: int = 8
-    """Attempts of one call, the first included."""
+    max_attempts: int = 20
+    """Attempts of one call, the first included: some ten minutes of a service that fails."""
+    max_unreachable: int = 8
+    """Attempts of one call that found nobody there."""
     max_tokens: int = 4096
     """Completion tokens of a request that does not say: without a bound nothing can be reserved."""
     largest_max_tokens: int = 32_768
@@ -64,7 +80,7 @@ class MeteredOptions:
     """Of the jitter."""
 
     def __post_init__(self) -> None:
-        for name in ("concurrency", "max_attempts", "max_tokens"):
+        for name in ("concurrency", "max_attempts", "max_unreachable", "max_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} is too low; give a number >= 1")
         if self.largest_n >= MAX_PARTS:
@@ -130,6 +146,7 @@ class MeteredExecutor:
         self._slots = asyncio.Semaphore(options.concurrency)
         self._flights: dict[str, _Flight] = {}
         self._one_by_one = False
+        self._told: set[str] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -214,11 +231,13 @@ class MeteredExecutor:
     async def _fly(self, flight: _Flight, request: ChatRequest, context: CallContext, key: str) -> ChatReply:
         """Attempts until there is a reply, or no hope, or no patience."""
         attempt, lessons = 1, 0
+        failures = collections.Counter[str]()
         while True:
             if self._one_by_one and request.n > 1:
                 return await self._ask_one_by_one(request, context)
+            last_try = failures[MalformedReplyFault.kind] == _JSON_TRIES - 1
             try:
-                return await self._attempt(flight, request, context, key)
+                return await self._attempt(flight, request, context, key, any_text=last_try)
             except NotAcceptedFault as fault:
                 lessons += 1
                 self._one_by_one |= fault.parameter == "n"
@@ -228,8 +247,11 @@ class MeteredExecutor:
                 raise CallRefusedError(f"the model refuses this request: {fault}") from fault
             except Fault as fault:
                 self._budget.check_seconds()
-                if attempt >= self._options.max_attempts or not self._worth_waiting(fault):
+                failures[fault.kind] += 1
+                hopeless = failures[UnreachableFault.kind] >= self._options.max_unreachable
+                if hopeless or attempt >= self._options.max_attempts or not self._worth_waiting(fault):
                     self._give_up(fault, attempt)
+                self._tell(fault)
                 await self._wait(flight, key, attempt, fault)
                 attempt += 1
 
@@ -242,6 +264,12 @@ class MeteredExecutor:
 
     def _worth_waiting(self, fault: Fault) -> bool:
         return fault.retryable and (fault.retry_after or 0.0) <= self._options.max_retry_after_seconds
+
+    def _tell(self, fault: Fault) -> None:
+        """Warns of the first fault of its kind; the ledger counts them all."""
+        if fault.kind not in self._told:
+            self._told.add(fault.kind)
+            _log.warning("model %r: %s (%s); repeated and counted, not told again", self.model, fault.kind, fault)
 
     def _give_up(self, fault: Fault, attempts: int) -> NoReturn:
         raise ExecutorError(
@@ -274,8 +302,10 @@ class MeteredExecutor:
 
     # --- one attempt ------------------------------------------------------------
 
-    async def _attempt(self, flight: _Flight, request: ChatRequest, context: CallContext, key: str) -> ChatReply:
-        """Reserves, sends, settles and commits one attempt.
+    async def _attempt(
+        self, flight: _Flight, request: ChatRequest, context: CallContext, key: str, *, any_text: bool
+    ) -> ChatReply:
+        """Reserves, sends, settles and commits one attempt; `any_text` takes a reply that lacks its JSON.
 
         Leaving without a settlement books the reservation in full.
         """
@@ -291,7 +321,7 @@ class MeteredExecutor:
                 flight.sent = True
                 ticket = None if self.simulated else await self._store.begin(entry)
                 try:
-                    reply = await self._send(request, context)
+                    reply = await self._send(request, context, any_text=any_text)
                 except Fault as fault:
                     self._book_fault(fault, entry, ticket, reservation)
                     flight.sent = False
@@ -310,14 +340,16 @@ class MeteredExecutor:
         await self._store.book(entry, reply=encode_reply(reply), ticket=ticket)
         return reply
 
-    async def _send(self, request: ChatRequest, context: CallContext) -> ChatReply:
+    async def _send(self, request: ChatRequest, context: CallContext, *, any_text: bool) -> ChatReply:
         """Sends, for no longer than the cap on seconds allows."""
         left = self._budget.seconds_left
-        if math.isinf(left):
-            return await self._backend.send(request, context)
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout(None if math.isinf(left) else left):
                 return await self._backend.send(request, context)
+        except MalformedReplyFault as fault:
+            if not any_text:
+                raise
+            return fault.reply
         except TimeoutError as error:
             raise TimeoutFault("the cap on seconds was reached before the reply") from error
 

@@ -5,7 +5,8 @@ client ─ POST /v1/chat/completions ─ **server** ─ SimulatedBackend.reply �
 It gives the very replies of the in-process door, and on request behaves as badly as
 real services do: latency, rate limits, failures, cut connections, broken bodies, and
 parameters it does not take. Faults are drawn by a hash of (seed, body, attempt), so
-they do not depend on the order in which concurrent requests arrive.
+they do not depend on the order in which concurrent requests arrive. What it did stands
+in a book, `GET /v1/book`, that a client's ledger can be compared with.
 """
 
 from __future__ import annotations
@@ -47,6 +48,12 @@ class FaultKind(enum.StrEnum):
     """200 with half a JSON object."""
     EMPTY = "empty"
     """200 with a choice without text."""
+    RATE_LIMITED_SILENT = "rate_limited_silent"
+    """429 without Retry-After."""
+    GATEWAY_ERROR = "gateway_error"
+    """502: the reply was made, and may be billed, but was lost on its way."""
+    MALFORMED_JSON = "malformed_json"
+    """200 with half an object where JSON mode was asked for; nothing elsewhere."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +84,22 @@ class ServerOptions:
             raise InputError(f"faults sum to {total}; give probabilities from 0 to 1 that sum to at most 1")
 
 
+@dataclasses.dataclass(kw_only=True)
+class Book:
+    """What a server did."""
+
+    attempts: int = 0
+    replies: int = 0
+    """Given whole and well-formed."""
+    given_again: int = 0
+    """Of these, to a request that had got one before."""
+    prompt_tokens: int = 0
+    """Of every reply that was made, those lost on their way included."""
+    completion_tokens: int = 0
+    faults: dict[str, int] = dataclasses.field(default_factory=dict)
+    """By kind."""
+
+
 @contextlib.asynccontextmanager
 async def serve(backend: SimulatedBackend, port: int = 0, options: ServerOptions | None = None) -> AsyncIterator[str]:
     """Serves a backend on 127.0.0.1 and yields the base URL for a client.
@@ -105,6 +128,7 @@ def _application(backend: SimulatedBackend, options: ServerOptions) -> web.Appli
     app = web.Application(client_max_size=16 << 20)
     app.router.add_post("/v1/chat/completions", service.complete)
     app.router.add_get("/v1/models", service.models)
+    app.router.add_get("/v1/book", service.book)
     return app
 
 
@@ -113,6 +137,11 @@ class _Service:
         self._backend = backend
         self._options = options
         self._attempts: Counter[str] = Counter()
+        self._given: set[str] = set()
+        self._book = Book()
+
+    async def book(self, _: web.Request) -> web.Response:
+        return web.json_response(dataclasses.asdict(self._book))
 
     async def models(self, _: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": self._backend.model, "object": "model"}]})
@@ -123,43 +152,58 @@ class _Service:
             return _error(401, "Incorrect API key provided.", "invalid_api_key")
         raw = await request.read()
         sample_header = request.headers.get(SAMPLE_HEADER, "0.0")
-        fault = self._fault(raw + sample_header.encode())
-        failed = await self._fail_early(fault)
-        if failed is not None:
-            return failed
         try:
-            body = await request.json()
-            chat = _chat_request(body, options.unsupported)
+            chat = _chat_request(await request.json(), options.unsupported)
             sample = _sample(sample_header)
         except ValueError as error:
             parameter = error.parameter if isinstance(error, _BadParameter) else None
             return _error(400, str(error), "unsupported_parameter" if parameter else "invalid_request", parameter)
-        reply = self._backend.reply(chat, sample)
+        digest = hashlib.sha256(raw + sample_header.encode()).hexdigest()
+        fault = self._fault(digest, chat.json_mode)
+        failed = await self._fail_early(fault)
+        if failed is not None:
+            return failed
+        reply = self._reply(chat, sample)
         if options.latency_scale:
             model = self._backend.response_model
             await asyncio.sleep(options.latency_scale * model.latency(reply.usage.completion_tokens))
+        if fault is FaultKind.GATEWAY_ERROR:
+            return _error(502, "Bad gateway.", "bad_gateway")
         if fault in (FaultKind.CUT, FaultKind.BROKEN_BODY):
             return await _broken(request, cut=fault is FaultKind.CUT)
-        return web.json_response(_completion(reply, chat.model, empty=fault is FaultKind.EMPTY))
+        if fault is None:
+            self._book.replies += 1
+            self._book.given_again += digest in self._given
+            self._given.add(digest)
+        return web.json_response(_completion(_spoilt(reply, fault), chat.model))
 
-    def _fault(self, body: bytes) -> FaultKind | None:
-        """The fault of this attempt at this body."""
+    def _reply(self, chat: ChatRequest, sample: SampleId) -> ChatReply:
+        reply = self._backend.reply(chat, sample)
+        self._book.prompt_tokens += reply.usage.prompt_tokens
+        self._book.completion_tokens += reply.usage.completion_tokens
+        return reply
+
+    def _fault(self, digest: str, json_mode: bool) -> FaultKind | None:
+        """The fault of this attempt at one request, entered into the book."""
+        self._book.attempts += 1
         if not self._options.faults:
             return None
-        digest = hashlib.sha256(body).hexdigest()
         attempt = self._attempts[digest]
         self._attempts[digest] += 1
         draw = uniform(f"{self._options.fault_seed}/{digest}", str(attempt))
         for kind in FaultKind:
             draw -= self._options.faults.get(kind, 0.0)
             if draw < 0:
+                if kind is FaultKind.MALFORMED_JSON and not json_mode:
+                    return None
+                self._book.faults[kind.value] = self._book.faults.get(kind.value, 0) + 1
                 return kind
         return None
 
     async def _fail_early(self, fault: FaultKind | None) -> web.Response | None:
         """The faults that need no reply."""
-        if fault is FaultKind.RATE_LIMITED:
-            headers = {"Retry-After": str(self._options.retry_after)}
+        if fault in (FaultKind.RATE_LIMITED, FaultKind.RATE_LIMITED_SILENT):
+            headers = {"Retry-After": str(self._options.retry_after)} if fault is FaultKind.RATE_LIMITED else None
             return _error(429, "Rate limit reached.", "rate_limit_exceeded", headers=headers)
         if fault is FaultKind.SERVER_ERROR:
             return _error(500, "The server had an error.", "server_error")
@@ -219,11 +263,20 @@ def _sample(header: str) -> SampleId:
     return SampleId(int(repetition), int(index))
 
 
-def _completion(reply: ChatReply, model: str, empty: bool) -> dict[str, Any]:
+def _spoilt(reply: ChatReply, fault: FaultKind | None) -> ChatReply:
+    """The reply as a fault leaves it."""
+    if fault is FaultKind.EMPTY:
+        return dataclasses.replace(reply, texts=("",) * len(reply.texts))
+    if fault is FaultKind.MALFORMED_JSON:
+        return dataclasses.replace(reply, texts=tuple(text[: len(text) // 2].rstrip("}") for text in reply.texts))
+    return reply
+
+
+def _completion(reply: ChatReply, model: str) -> dict[str, Any]:
     choices = [
         {
             "index": i,
-            "message": {"role": "assistant", "content": "" if empty else text},
+            "message": {"role": "assistant", "content": text},
             "finish_reason": reason,
             "logprobs": None,
         }
