@@ -94,8 +94,7 @@ def labelled(results: Sequence[Result], label: str) -> list[Result]:
 
 def pooled(results: Sequence[Result]) -> Estimate:
     """Accuracy over the items of all tasks together."""
-    outcomes = [outcome for result in results for outcome in _evaluated(result)]
-    return share(sum(o.status is ItemStatus.RIGHT for o in outcomes), len(outcomes))
+    return share(sum(r.evaluation.num_right for r in results), sum(r.evaluation.n for r in results))
 
 
 def paired_gain(before: Sequence[Result], after: Sequence[Result]) -> Estimate | None:
@@ -118,7 +117,7 @@ def as_json(results: Sequence[Result]) -> dict[str, Any]:
     """Accuracy, n and interval of one label, pooled and by task."""
     by_task = {
         r.finalist.task: {
-            **share(sum(o.status is ItemStatus.RIGHT for o in _evaluated(r)), r.evaluation.n).as_json(),
+            **share(r.evaluation.num_right, r.evaluation.n).as_json(),
             "score": r.evaluation.score,
             "validation_accuracy": r.finalist.chosen.feedback.accuracy,
             "validation_n": r.finalist.chosen.feedback.n,

@@ -1,4 +1,4 @@
-"""`--dry_run`: the worst case of a run, before anything is spent.
+"""`--dry_run`: the worst case of a command, before anything is spent.
 
 flags, split sizes, price → **calls, tokens, USD** → printed
 
@@ -9,12 +9,13 @@ of them; their length is stated as an assumption.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
 
 from experiments.flags import read_budget_usd
-from experiments.world import load_tasks, make_prices
+from experiments.world import load_tasks, make_prices, task_names
 from w4s_jax.types import Split, Usage
 
 FLAGS = flags.FLAGS
@@ -23,30 +24,39 @@ PROMPT_TOKENS = 2000
 """Assumed of each call."""
 
 
-def worst_case() -> dict[str, Any]:
-    """Item runs, calls, tokens and USD of the whole run at most.
+def runs_of_rlao() -> dict[str, int]:
+    """Most item runs of a whole run, by phase.
 
     Raises:
-        InputError: an unknown task or price.
+        InputError: an unknown task.
     """
-    tasks, _, evaluated = load_tasks()
+    train, evaluated = task_names()
+    tasks = load_tasks((*train, *evaluated))
     validation = {name: len(task.items(Split.VALIDATION)) for name, task in tasks.items()}
     seeds = sum(validation[name] * len(task.seed_workflows()) for name, task in tasks.items())
     searches = (2 if FLAGS.evaluate_before else 1) * (FLAGS.eval_num_turns or FLAGS.num_turns)
     developed = FLAGS.num_candidates * (max(validation.values()) + FLAGS.max_repairs)
     rounds = 0 if FLAGS.trajectories else FLAGS.num_rounds * FLAGS.trajectories_per_round * FLAGS.num_turns
     finalists = (3 if FLAGS.evaluate_before else 2) * (1 + len(FLAGS.eval_after_turns))
-    runs = {
+    return {
         "seed workflows": seeds,
         "searches before and after": searches * len(evaluated) * developed,
         "training rounds": rounds * developed,
         "closing test evaluation": finalists * sum(tasks[name].split_sizes()[Split.TEST] for name in evaluated),
     }
+
+
+def worst_case(runs: Mapping[str, int]) -> dict[str, Any]:
+    """Calls, tokens and USD that so many item runs cost at most.
+
+    Raises:
+        InputError: an unknown price.
+    """
     calls = sum(runs.values()) * FLAGS.max_calls_per_item
     usage = Usage(prompt_tokens=calls * PROMPT_TOKENS, completion_tokens=calls * FLAGS.executor_max_tokens)
     price = make_prices().of(FLAGS.executor_model, simulated=FLAGS.executor == "simulated")
     return {
-        "item_runs": runs,
+        "item_runs": dict(runs),
         "calls": calls,
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -57,7 +67,7 @@ def worst_case() -> dict[str, Any]:
 
 def spelled(case: dict[str, Any]) -> str:
     """The worst case as people read it."""
-    lines = ["Worst case of this run, if every workflow makes every call it may (nothing was sent):"]
+    lines = ["Worst case, if every workflow makes every call it may (nothing was sent):"]
     lines += [f"  {name:<28} {count:>12,} item runs" for name, count in case["item_runs"].items()]
     lines += [
         f"  {'calls':<28} {case['calls']:>12,}  ({FLAGS.max_calls_per_item} an item run, --max_calls_per_item)",

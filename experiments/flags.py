@@ -11,7 +11,6 @@ from absl import flags
 
 from w4s_jax.mdp import RewardConfig
 from w4s_jax.rollout.collect import CollectOptions
-from w4s_jax.training.optimizer import OptimizerConfig
 from w4s_jax.types import InputError, SamplingOptions
 
 FLAGS = flags.FLAGS
@@ -29,9 +28,9 @@ MAY_CHANGE_ON_RESUME = frozenset(
 """Flags that decide no result (beyond rounding); every other one is refused on an existing run directory."""
 
 
-def define_run() -> None:
+def define_run(run_dir: str = "") -> None:
     """Where a run lives and what makes it random."""
-    flags.DEFINE_string("run_dir", "", "Folder of the run; the same command on the same folder resumes.")
+    flags.DEFINE_string("run_dir", run_dir, "Folder of the run; the same command on the same folder resumes.")
     flags.DEFINE_integer("seed", 0, "Seed of every draw of the run, splits excepted.")
     flags.DEFINE_string("outcomes", "", "File that remembers outcomes by workflow and item (empty: in --run_dir).")
     flags.DEFINE_string("json_out", "", "Write the result as JSON to this file too.")
@@ -39,9 +38,14 @@ def define_run() -> None:
 
 
 def define_tasks() -> None:
-    """Which questions."""
+    """Which tasks to train and to evaluate on."""
     flags.DEFINE_list("task", ["toy"], "Tasks or groups of tasks, by name; see docs/tasks.md.")
     flags.DEFINE_list("eval_task", [], "Tasks to evaluate on (default: as --task).")
+    define_splits()
+
+
+def define_splits() -> None:
+    """Where questions come from and how they are split."""
     flags.DEFINE_string("data_dir", "", "Folder with NAME/SPLIT.jsonl files; empty: the Hugging Face hub.")
     flags.DEFINE_integer("split_seed", 0, "Seed of the splits, apart from --seed.")
     flags.DEFINE_integer("validation_size", 0, "Items in the validation split (0: the task's own).", lower_bound=0)
@@ -91,6 +95,8 @@ def define_export() -> None:
 
 def define_training() -> None:
     """RLAO."""
+    from w4s_jax.training.optimizer import OptimizerConfig  # only what trains needs JAX
+
     optimizer = OptimizerConfig()
     flags.DEFINE_float("tau", 0.4, "Temperature of the reward weights exp(r / tau).", lower_bound=1e-3)
     flags.DEFINE_integer("num_rounds", 1, "Rounds of collecting and training.", lower_bound=0)

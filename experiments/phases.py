@@ -23,6 +23,7 @@ from experiments.training import Training
 from experiments.world import World
 from w4s_jax.mdp import RewardConfig, RewardKind
 from w4s_jax.policy.local import LocalPolicy
+from w4s_jax.prompts import PromptTemplate
 from w4s_jax.rollout.collect import CollectOptions, Collector, Problem, open_problem
 from w4s_jax.rollout.evaluate import finish_all
 from w4s_jax.rollout.plan import PlannedTrajectory, keyed_number, plan_round
@@ -50,6 +51,11 @@ class Job:
     turns: TurnStore
     """The same for writing: where there are other processes, they see what is written."""
     metrics: MetricsLog
+    template: PromptTemplate
+    train_names: tuple[str, ...]
+    """Tasks trained on."""
+    eval_names: tuple[str, ...]
+    """Tasks searched on before and after."""
     problems: dict[str, Problem] = dataclasses.field(default_factory=dict)
 
     @property
@@ -60,7 +66,7 @@ class Job:
 
 async def open_problems(job: Job) -> None:
     """Evaluates the seed workflows of every task on validation items."""
-    names = dict.fromkeys((*(() if job.training.stored else job.world.train_names), *job.world.eval_names))
+    names = dict.fromkeys((*(() if job.training.stored else job.train_names), *job.eval_names))
     tasks = [job.world.tasks[name] for name in names]
     total = sum(len(task.items(Split.VALIDATION)) * len(task.seed_workflows()) for task in tasks)
     with Progress("seed workflows (items)", total) as progress:
@@ -75,9 +81,7 @@ async def open_problems(job: Job) -> None:
 
 async def search(job: Job, label: str, round_: int) -> list[Trajectory]:
     """One search a task to evaluate on, with the meta-agent as it is."""
-    plan = plan_round(
-        seed=FLAGS.seed, round_=round_, tasks=job.world.eval_names, trajectories=len(job.world.eval_names)
-    )
+    plan = plan_round(seed=FLAGS.seed, round_=round_, tasks=job.eval_names, trajectories=len(job.eval_names))
     collector = make_collector(job, FLAGS.eval_num_turns or FLAGS.num_turns)
     with Progress(f"search {label} training (turns)", len(plan) * collector.options.num_turns) as progress:
         async with contextlib.aclosing(_collected(job, collector, plan, progress)) as stream:
@@ -87,9 +91,7 @@ async def search(job: Job, label: str, round_: int) -> list[Trajectory]:
 async def train_round(job: Job, round_: int) -> None:
     """Collects a round with frozen parameters and trains on it as it comes."""
     job.policy.set_params(job.training.sampling_variables())
-    plan = plan_round(
-        seed=FLAGS.seed, round_=round_, tasks=job.world.train_names, trajectories=FLAGS.trajectories_per_round
-    )
+    plan = plan_round(seed=FLAGS.seed, round_=round_, tasks=job.train_names, trajectories=FLAGS.trajectories_per_round)
     collector = make_collector(job, FLAGS.num_turns)
     title = f"round {round_}/{job.last_round} (turns)"
     with Progress(title, len(plan) * FLAGS.num_turns) as progress:
@@ -162,7 +164,7 @@ def make_collector(job: Job, num_turns: int) -> Collector:
         sampling=SamplingOptions(temperature=FLAGS.temperature, max_new_tokens=FLAGS.max_new_tokens),
         reward=reward_config(),
     )
-    return Collector(job.policy, job.world.template, job.world.evaluator, options)
+    return Collector(job.policy, job.template, job.world.evaluator, options)
 
 
 def reward_config() -> RewardConfig:

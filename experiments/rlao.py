@@ -31,13 +31,13 @@ from experiments.phases import Job, open_problems, search, train_offline, train_
 from experiments.run_dir import RunDirectory, serialized_flags, versions
 from experiments.summary import Paths, printed, summary_json
 from experiments.training import Training, follow, open_training, sampling_mesh
-from experiments.world import open_world
+from experiments.world import load_tasks, open_world, task_names
 from w4s_jax.policy.generate import Generator
 from w4s_jax.policy.local import LocalPolicy
+from w4s_jax.prompts import CompactTemplate, FullTemplate
 from w4s_jax.reports.html import write_report
 from w4s_jax.rollout.segments import PublishedStore, SegmentStore
 from w4s_jax.rollout.store import TrajectoryStore, read_trajectories
-from w4s_jax.tasks.registry import expand_tasks
 from w4s_jax.types import InputError, Split, Trajectory, W4sError
 
 FLAGS = flags.FLAGS
@@ -49,7 +49,7 @@ async def finish(job: Job, before: Sequence[Trajectory], after: Sequence[Traject
     """Opens the test split once, then writes everything a user takes away."""
     turns = [int(turn) for turn in FLAGS.eval_after_turns]
     finalists = [
-        *closing.seed_finalists(job.problems[name] for name in job.world.eval_names),
+        *closing.seed_finalists(job.problems[name] for name in job.eval_names),
         *closing.search_finalists("before", job.problems, before, turns),
         *closing.search_finalists("after", job.problems, after, turns),
     ]
@@ -96,7 +96,9 @@ async def rlao(run: RunDirectory, leader: Leader, closing_time: contextlib.ExitS
     closing_time.callback(training.checkpoints.wait)
     async with contextlib.AsyncExitStack() as stack:
         outcomes = Path(FLAGS.outcomes) if FLAGS.outcomes else run.outcomes
-        world = await stack.enter_async_context(open_world(run.calls, outcomes))
+        train_names, eval_names = task_names()
+        tasks = load_tasks((*train_names, *eval_names))
+        world = await stack.enter_async_context(open_world(tasks, run.calls, outcomes))
         policy = open_policy(training)
         stack.callback(policy.close)
         metrics = MetricsLog(run.metrics, run.tensorboard, keep_rounds=training.rounds_done)
@@ -111,6 +113,9 @@ async def rlao(run: RunDirectory, leader: Leader, closing_time: contextlib.ExitS
             store=store,
             turns=store if alone else PublishedStore(store, SegmentStore(run.segments)),
             metrics=metrics,
+            template=CompactTemplate() if FLAGS.prompt_template == "compact" else FullTemplate(),
+            train_names=train_names,
+            eval_names=eval_names,
         )
         run.write_json(run.versions, described(job))
         print(opening_lines(job), file=sys.stderr)
@@ -186,11 +191,11 @@ def main(argv: Sequence[str]) -> None:
     bad = [turns for turns in FLAGS.eval_after_turns if not turns.isdecimal()]
     if bad:
         raise InputError(f"--eval_after_turns has {bad[0]!r}, which is no number of turns; give numbers, e.g. 2,5")
-    expand_tasks(",".join([*FLAGS.task, *FLAGS.eval_task]))  # refuses a misspelt name before anything is loaded
+    task_names()  # refuses a misspelt name before anything is loaded
     distributed.join()
     run = RunDirectory(Path(FLAGS.run_dir))
     if FLAGS.dry_run:
-        case = dry_run.worst_case()
+        case = dry_run.worst_case(dry_run.runs_of_rlao())
         if FLAGS.json_out:
             run.write_json(Path(FLAGS.json_out), case)
         print(dry_run.spelled(case))

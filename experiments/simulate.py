@@ -11,6 +11,7 @@ service can be. Ctrl-C ends it.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import shlex
 import signal
@@ -21,7 +22,7 @@ from absl import flags
 
 from experiments import app
 from experiments import flags as shared
-from experiments.world import load_tasks
+from experiments.world import load_tasks, task_names
 from w4s_jax.executor.prices import SIMULATED_PRICE
 from w4s_jax.executor.simulator import SimulatedBackend
 from w4s_jax.executor.simulator.server import FaultKind, ServerOptions, serve
@@ -90,7 +91,7 @@ async def simulate() -> int:
         retry_after=FLAGS.retry_after,
         unsupported=frozenset(FLAGS.unsupported),
     )
-    tasks, *_ = load_tasks()
+    tasks = load_tasks(itertools.chain(*task_names()))
     backend = SimulatedBackend(tasks=tasks.values())
     try:
         async with serve(backend, FLAGS.port, options) as url:

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 
 from absl import flags
@@ -23,7 +23,6 @@ from w4s_jax.executor.metered import MeteredExecutor, MeteredOptions
 from w4s_jax.executor.prices import PriceTable, parse_prices
 from w4s_jax.executor.simulator import SimulatedBackend
 from w4s_jax.executor.simulator.door import MODEL_NAME
-from w4s_jax.prompts import CompactTemplate, FullTemplate, PromptTemplate
 from w4s_jax.rollout.evaluate import EvaluationOptions, Evaluator
 from w4s_jax.rollout.memo import OutcomeMemo
 from w4s_jax.sandbox import open_sandbox
@@ -39,48 +38,52 @@ class World:
     """What a run works in; closed by `open_world`."""
 
     tasks: dict[str, SealedTask]
-    """By name: those trained on and those evaluated on."""
-    train_names: tuple[str, ...]
-    eval_names: tuple[str, ...]
+    """By name."""
     sandbox: Sandbox
     calls: CallStore
     executor: MeteredExecutor
     evaluator: Evaluator
-    template: PromptTemplate
 
 
-def load_tasks() -> tuple[dict[str, SealedTask], tuple[str, ...], tuple[str, ...]]:
-    """Tasks by name, and the names trained on and evaluated on.
+def task_names() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the tasks that the flags train on and evaluate on, groups expanded.
+
+    Raises:
+        InputError: an unknown task.
+    """
+    train = tuple(expand_tasks(",".join(FLAGS.task)))
+    return train, tuple(expand_tasks(",".join(FLAGS.eval_task))) if FLAGS.eval_task else train
+
+
+def load_tasks(names: Iterable[str]) -> dict[str, SealedTask]:
+    """Tasks by name, each once.
 
     Raises:
         InputError: an unknown task, or missing or bad data.
     """
-    train = tuple(expand_tasks(",".join(FLAGS.task)))
-    evaluated = tuple(expand_tasks(",".join(FLAGS.eval_task))) if FLAGS.eval_task else train
     sizes = SplitSizes(validation=FLAGS.validation_size or None, test=FLAGS.test_size or None)
     data_dir = Path(FLAGS.data_dir) if FLAGS.data_dir else None
-    tasks = {
+    return {
         name: make_task(name, data_dir=data_dir, split_seed=FLAGS.split_seed, sizes=sizes)
-        for name in dict.fromkeys((*train, *evaluated))
+        for name in dict.fromkeys(names)
     }
-    return tasks, train, evaluated
 
 
 @contextlib.asynccontextmanager
-async def open_world(calls_path: Path, outcomes_path: Path | None) -> AsyncIterator[World]:
+async def open_world(tasks: Mapping[str, SealedTask], calls_path: Path, outcomes_path: Path) -> AsyncIterator[World]:
     """Starts the sandbox and opens ledger, cache and executor; closes them all.
 
     Args:
+        tasks: by name; a simulated executor knows their answers.
         calls_path: of `calls.sqlite`.
-        outcomes_path: of the memory of outcomes; None keeps it in memory.
+        outcomes_path: of the memory of outcomes.
 
     Raises:
         InputError: a flag that does not fit, a missing key, an unknown price.
         SandboxError: no sandbox can be started.
         StoreError: a file cannot be opened.
     """
-    tasks, train_names, eval_names = load_tasks()
-    backend = make_backend(list(tasks.values()))
+    backend = make_backend(tasks.values())
     async with contextlib.AsyncExitStack() as stack:
         calls = CallStore(calls_path)
         stack.push_async_callback(calls.close)
@@ -93,21 +96,17 @@ async def open_world(calls_path: Path, outcomes_path: Path | None) -> AsyncItera
                 allow_unsafe=FLAGS.allow_unsafe_sandbox,
             )
         )
-        memo = OutcomeMemo(outcomes_path) if outcomes_path else OutcomeMemo()
-        stack.callback(memo.close)
+        memo = stack.enter_context(OutcomeMemo(outcomes_path))
         yield World(
-            tasks=tasks,
-            train_names=train_names,
-            eval_names=eval_names,
+            tasks=dict(tasks),
             sandbox=sandbox,
             calls=calls,
             executor=executor,
             evaluator=Evaluator(executor, sandbox, memo, evaluation_options()),
-            template=CompactTemplate() if FLAGS.prompt_template == "compact" else FullTemplate(),
         )
 
 
-def make_backend(tasks: Sequence[SealedTask]) -> Backend:
+def make_backend(tasks: Iterable[SealedTask]) -> Backend:
     """The door to the executor's model.
 
     Raises:

@@ -2,12 +2,23 @@
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import json
 
+import pytest
 from aiohttp import web
 
+from w4s_jax.executor.budget import Budget, Caps
+from w4s_jax.executor.ledger import CallStore
+from w4s_jax.executor.metered import MeteredExecutor, MeteredOptions
+from w4s_jax.executor.prices import Price, PriceTable, prompt_tokens_bound
 from w4s_jax.types import CallContext, ChatReply, ChatRequest, Message, Purpose, Usage
+
+PRICE = Price(input=1.0, cached_input=0.5, output=2.0)  # micro-USD a token
+PRICES = PriceTable({"fake": PRICE})
+BOUND = prompt_tokens_bound([Message(role="user", content="hi")]) + 2 * 100  # micro-USD of ask("hi")
+ACTUAL = 10 + 2 * 20  # micro-USD of a reply with the fakes' usage
 
 
 def ask(text="hi", *, model="fake", **fields):
@@ -63,6 +74,28 @@ class FakeBackend:
 
     async def close(self):
         self.closed = True
+
+
+async def no_sleep(seconds):
+    await asyncio.sleep(0)
+
+
+@contextlib.asynccontextmanager
+async def running(path, backend, *, caps=None, sleep=no_sleep, **options):
+    """An executor over a backend with its store and budget; what it spent is `executor.store.summary()`."""
+    store = CallStore(path / "calls.sqlite")
+    budget = Budget(caps or Caps(usd=1.0), spent=store.spent)
+    try:
+        async with MeteredExecutor(backend, store, budget, PRICES, MeteredOptions(**options), sleep=sleep) as executor:
+            executor.store, executor.budget = store, budget
+            yield executor
+    finally:
+        await store.close()
+
+
+def micro(usd):
+    """So many millionths of a dollar, rounding aside."""
+    return pytest.approx(usd * 1e-6, abs=1e-12)
 
 
 @dataclasses.dataclass

@@ -1,7 +1,6 @@
 """Cached, reserved, retried, booked: the executor over a scripted door."""
 
 import asyncio
-import contextlib
 import hashlib
 import random
 import signal
@@ -12,64 +11,25 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from fakes import FakeBackend, ask, echo, here, reply
+from fakes import ACTUAL, BOUND, PRICES, FakeBackend, ask, echo, here, micro, reply, running
 
 from w4s_jax.executor.base import (
-    AuthFault,
-    BadRequestFault,
-    BrokenBodyFault,
-    ConnectionCutFault,
-    EmptyReplyFault,
-    MalformedReplyFault,
     NotAcceptedFault,
     RateLimitedFault,
-    RefusedFault,
-    ServerFault,
     TimeoutFault,
-    UnreachableFault,
 )
 from w4s_jax.executor.budget import Budget, Caps
 from w4s_jax.executor.cache import call_key
 from w4s_jax.executor.ledger import CallStore
-from w4s_jax.executor.metered import MeteredExecutor, MeteredOptions
-from w4s_jax.executor.prices import Price, PriceTable, prompt_tokens_bound
+from w4s_jax.executor.metered import MeteredExecutor
+from w4s_jax.executor.prices import prompt_tokens_bound
 from w4s_jax.types import (
     BudgetExceededError,
-    CallRefusedError,
     ExecutorError,
     InputError,
-    Message,
     Purpose,
     StoreError,
-    Usage,
 )
-
-PRICE = Price(input=1.0, cached_input=0.5, output=2.0)  # micro-USD a token
-PRICES = PriceTable({"fake": PRICE})
-BOUND = prompt_tokens_bound([Message(role="user", content="hi")]) + 2 * 100  # micro-USD of ask("hi")
-ACTUAL = 10 + 2 * 20  # micro-USD of a reply with the fakes' usage
-
-
-async def no_sleep(seconds):
-    await asyncio.sleep(0)
-
-
-@contextlib.asynccontextmanager
-async def running(path, backend, *, caps=None, sleep=no_sleep, **options):
-    """An executor with its store and budget; what it spent is `executor.store.summary()`."""
-    store = CallStore(path / "calls.sqlite")
-    budget = Budget(caps or Caps(usd=1.0), spent=store.spent)
-    try:
-        async with MeteredExecutor(backend, store, budget, PRICES, MeteredOptions(**options), sleep=sleep) as executor:
-            executor.store, executor.budget = store, budget
-            yield executor
-    finally:
-        await store.close()
-
-
-def micro(usd):
-    return pytest.approx(usd * 1e-6, abs=1e-12)
-
 
 # --- the cache ----------------------------------------------------------------
 
@@ -237,30 +197,6 @@ async def test_a_raised_cap_resumes_without_buying_twice(tmp_path):
     assert len(backend.sent) == 4
 
 
-@pytest.mark.parametrize(
-    ("fault", "booked"),
-    [
-        (RateLimitedFault("x"), 0),
-        (ServerFault("x"), 0),
-        (UnreachableFault("x"), 0),
-        (ServerFault("x", billed_unknown=True), BOUND),
-        (TimeoutFault("x"), BOUND),
-        (ConnectionCutFault("x"), BOUND),
-        (BrokenBodyFault("x"), BOUND),
-        (EmptyReplyFault("x", usage=Usage(prompt_tokens=3, completion_tokens=4)), 3 + 2 * 4),
-    ],
-)
-async def test_each_fault_is_retried_counted_and_booked_at_what_it_may_have_cost(tmp_path, fault, booked):
-    backend = FakeBackend(lambda request, context, attempt: echo(request, context, 0) if attempt else fault)
-    async with running(tmp_path, backend) as executor:
-        assert (await executor.complete(ask(), here())).texts == ("hi#0.0",)
-        summary = executor.store.summary()
-        assert summary.faults == {fault.kind: 1}
-        assert summary.total.calls == 2
-        assert summary.total.usd == executor.budget.spent.usd == micro(booked + ACTUAL)
-        assert executor.budget.reserved == (0.0, 0, 0)
-
-
 async def test_the_ledger_sums_by_purpose_and_by_model(tmp_path):
     async with running(tmp_path, FakeBackend()) as executor:
         await executor.complete(ask("a"), here(purpose=Purpose.META_AGENT))
@@ -291,127 +227,6 @@ async def test_the_cap_on_seconds_ends_a_call_on_its_way(tmp_path):
         with pytest.raises(BudgetExceededError, match=r"--budget_seconds=0\.1"):
             await executor.complete(ask(), here())
         assert executor.store.summary().total.usd == micro(BOUND)
-
-
-# --- faults ---------------------------------------------------------------------
-
-
-def sometimes(share):
-    """An echo with every fault that can be retried, drawn by the call and attempt alone."""
-    kinds = (RateLimitedFault, ServerFault, TimeoutFault, ConnectionCutFault, BrokenBodyFault, UnreachableFault)
-
-    def script(request, context, attempt):
-        draw = random.Random(f"{request.messages[0].content}/{attempt}")
-        return draw.choice(kinds)("injected") if draw.random() < share else echo(request, context, attempt)
-
-    return script
-
-
-async def test_a_third_of_faults_changes_no_reply(tmp_path):
-    replies = {}
-    for share in (0.0, 0.3):
-        folder = tmp_path / str(share)
-        folder.mkdir()
-        async with running(folder, FakeBackend(sometimes(share)), max_attempts=20) as executor:
-            calls = [executor.complete(ask(str(i)), here()) for i in range(200)]
-            replies[share] = [reply.texts for reply in await asyncio.gather(*calls)]
-            faults = sum(executor.store.summary().faults.values())
-            assert (faults > 30) is (share > 0)
-    assert replies[0.0] == replies[0.3]
-
-
-async def test_patience_ends_with_an_error_of_ours_that_names_the_fault(tmp_path):
-    backend = FakeBackend(lambda *_: ServerFault("HTTP 500: boom"))
-    async with running(tmp_path, backend, max_attempts=4) as executor:
-        with pytest.raises(ExecutorError, match="failed 4 times, last with server_error: HTTP 500: boom"):
-            await executor.complete(ask(), here())
-    assert len(backend.sent) == 4
-
-
-async def test_nobody_there_ends_patience_sooner(tmp_path):
-    backend = FakeBackend(lambda *_: UnreachableFault("connection refused"))
-    async with running(tmp_path, backend, max_attempts=20, max_unreachable=3) as executor:
-        with pytest.raises(ExecutorError, match="failed 3 times, last with unreachable"):
-            await executor.complete(ask(), here())
-    assert len(backend.sent) == 3
-
-
-async def test_the_first_fault_of_each_kind_is_told(tmp_path, caplog):
-    def script(request, context, attempt):
-        return [ServerFault("boom"), ServerFault("boom"), RateLimitedFault("slow down"), reply("ok")][attempt]
-
-    async with running(tmp_path, FakeBackend(script)) as executor:
-        await asyncio.gather(*(executor.complete(ask(str(i)), here()) for i in range(5)))
-    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
-        "model 'fake': server_error (boom)",
-        "model 'fake': rate_limited (slow down)",
-    ]
-
-
-async def test_json_that_is_none_is_asked_for_again_and_at_last_delivered_as_it_is(tmp_path):
-    def script(request, context, attempt):
-        good_from = {"twice": 2, "always": 99}[request.messages[0].content]
-        bad = reply(f"bad {attempt}")
-        return reply("{}") if attempt >= good_from else MalformedReplyFault("no JSON", reply=bad)
-
-    async with running(tmp_path, FakeBackend(script)) as executor:
-        assert (await executor.complete(ask("twice", json_mode=True), here())).texts == ("{}",)
-        assert executor.store.summary().faults == {"malformed_json": 2}
-        assert executor.store.summary().total.usd == micro(3 * ACTUAL)
-        assert (await executor.complete(ask("always", json_mode=True), here())).texts == ("bad 3",)
-        assert executor.store.summary().faults == {"malformed_json": 2 + 3}
-        assert executor.store.summary().total.usd == micro(7 * ACTUAL)
-        assert (await executor.complete(ask("always", json_mode=True), here())).from_cache
-
-
-@pytest.mark.parametrize("fault", [AuthFault("no"), BadRequestFault("no"), RateLimitedFault("no", retry_after=1e6)])
-async def test_what_waiting_cannot_help_is_not_retried(tmp_path, fault):
-    backend = FakeBackend(lambda *_: fault)
-    async with running(tmp_path, backend) as executor:
-        with pytest.raises(ExecutorError):
-            await executor.complete(ask(), here())
-    assert len(backend.sent) == 1
-
-
-async def test_retry_after_is_waited_out_and_waits_grow(tmp_path):
-    waits = []
-
-    async def sleep(seconds):
-        waits.append(seconds)
-
-    def script(request, context, attempt):
-        return [ServerFault("x"), ServerFault("x"), RateLimitedFault("x", retry_after=7.5), reply("ok")][attempt]
-
-    async with running(tmp_path, FakeBackend(script), sleep=sleep) as executor:
-        await executor.complete(ask(), here())
-    assert 0.25 <= waits[0] < 0.5
-    assert 0.5 <= waits[1] < 1.0
-    assert 7.5 < waits[2] <= 8.0
-
-
-async def test_what_a_workflow_asks_wrongly_is_told_to_the_workflow(tmp_path):
-    backend = FakeBackend(lambda *_: RefusedFault("maximum context length is 8192"))
-    async with running(tmp_path, backend) as executor:
-        with pytest.raises(CallRefusedError, match="maximum context"):
-            await executor.complete(ask(), here())
-        for request in (
-            ask(n=0),
-            ask(n=10**6),
-            ask(max_tokens=10**9),
-            ask(max_tokens=0),
-            ask(temperature=float("nan")),
-            ask(temperature=-1),
-            ask("\ud800"),
-        ):
-            with pytest.raises(CallRefusedError):
-                await executor.complete(request, here())
-    assert len(backend.sent) == 1
-
-
-async def test_a_reply_that_ended_for_its_length_is_returned_and_counted(tmp_path):
-    async with running(tmp_path, FakeBackend(lambda *_: reply("half a", finish="length"))) as executor:
-        assert (await executor.complete(ask(), here())).finish_reasons == ("length",)
-        assert executor.store.summary().total.length_stops == 1
 
 
 # --- n, one by one ----------------------------------------------------------------

@@ -424,9 +424,14 @@ class Evaluation:
         return sum(o.status is not ItemStatus.NOT_EVALUATED for o in self.outcomes)
 
     @property
+    def num_right(self) -> int:
+        """Items graded 1.0."""
+        return sum(o.status is ItemStatus.RIGHT for o in self.outcomes)
+
+    @property
     def accuracy(self) -> float:
         """Share of evaluated items graded 1.0; 0.0 where none was."""
-        return sum(o.status is ItemStatus.RIGHT for o in self.outcomes) / self.n if self.n else 0.0
+        return self.num_right / self.n if self.n else 0.0
 
     @property
     def score(self) -> float:

@@ -16,6 +16,7 @@ import json
 import logging
 import math
 import os
+import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
@@ -43,7 +44,6 @@ from w4s_jax.executor.base import (
 )
 from w4s_jax.executor.dialect import known_dialect, parameter_not_taken
 from w4s_jax.executor.prices import prompt_tokens_bound
-from w4s_jax.sandbox.child.parsing import json_object
 from w4s_jax.types import CallContext, ChatReply, ChatRequest, InputError, Usage
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
@@ -55,6 +55,7 @@ _MAY_HAVE_RUN = frozenset({502, 504, 520, 522, 524})
 """A gateway lost the answer; what stands behind it may have made and billed it."""
 _ENDED_EARLY = ("length", "content_filter")
 """Finish reasons of a choice that is returned as it is, empty or not."""
+_BACKSLASH = re.compile(r'\\(["\\/bfnrtu]|)')
 _TEXT_AT_FAULT_PARAMETERS = frozenset({"messages", "temperature", "n", "max_tokens", "max_completion_tokens"})
 _TEXT_AT_FAULT_WORDS = (
     "context_length_exceeded",
@@ -280,9 +281,18 @@ def parse_reply(body: bytes, request: ChatRequest) -> ChatReply:
 def _all_json(reply: ChatReply) -> bool:
     """Whether a workflow can read an object out of every choice that was not ended early."""
     return all(
-        reason in _ENDED_EARLY or json_object(text) is not None
+        reason in _ENDED_EARLY or _holds_object(text)
         for text, reason in zip(reply.texts, reply.finish_reasons, strict=True)
     )
+
+
+def _holds_object(text: str) -> bool:
+    """Whether outermost braces hold a JSON object, LaTeX's backslashes aside, as a workflow's agent reads it."""
+    body = _BACKSLASH.sub(lambda found: found[0] if found[1] else r"\\", text[text.find("{") : text.rfind("}") + 1])
+    try:
+        return isinstance(json.loads(body, strict=False), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _choice(choice: Mapping[str, Any]) -> tuple[str, str]:

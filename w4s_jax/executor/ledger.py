@@ -103,6 +103,11 @@ class Totals:
         self.usd += other.usd
         self.length_stops += other.length_stops
 
+    def since(self, earlier: Totals) -> Totals:
+        """What was added after `earlier`, which is not changed."""
+        names = [field.name for field in dataclasses.fields(self)]
+        return Totals(**{name: getattr(self, name) - getattr(earlier, name) for name in names})
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary:

@@ -71,6 +71,8 @@ def load_workflow_file(path: Path) -> Workflow:
         raise InputError(f"workflow file {path} cannot be read ({error}); give a UTF-8 Python file") from error
     except SyntaxError as error:
         raise InputError(f"workflow file {path}:{error.lineno}: {error.msg}; correct the Python") from error
+    except (RecursionError, MemoryError) as error:
+        raise InputError(f"workflow file {path} cannot be parsed ({error}); nest it less deeply") from error
     except ValueError as error:
         raise InputError(f"workflow file {path} is no Python text ({error}); give a UTF-8 Python file") from error
     if not any(isinstance(node, ast.FunctionDef) and node.name == "solver" for node in body):

@@ -69,7 +69,7 @@ def missing_note(key: str) -> str:
 
 def parse_json_reply(text: str, keys: Sequence[str]) -> dict[str, Any]:
     """Reads a JSON object out of a reply and fills the missing `keys` with a note."""
-    found = json_object(text)
+    found = _json_object(text)
     reply = dict(found) if found is not None else {}
     for key in keys:
         if key not in reply:
@@ -77,7 +77,7 @@ def parse_json_reply(text: str, keys: Sequence[str]) -> dict[str, Any]:
     return reply
 
 
-def json_object(text: str) -> dict[str, Any] | None:
+def _json_object(text: str) -> dict[str, Any] | None:
     """The object that is the text, or that its outermost braces hold."""
     start, end = text.find("{"), text.rfind("}")
     candidates = [text]
