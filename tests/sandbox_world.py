@@ -118,25 +118,25 @@ def world_around(pool):
         world.label.write_text(LABEL)
         folder.chmod(0o777)
         world.label.chmod(0o666)
-        world.quiet = world.state()
+        world.quiet = world.state() | {"children": descendants(world.zygote, orphans=False)}
         yield world
     finally:
         shutil.rmtree(folder)
 
 
-def descendants(pid):
+def descendants(pid, *, orphans=True):
     """Processes that come from `pid`, however deep, and orphans under a user id of the sandbox's own."""
-    parents, orphans = {}, set()
+    parents, lost = {}, set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
                 if entry.stat().st_uid >= 0x70000000 and parents[int(entry.name)] == 1:
-                    orphans.add(int(entry.name))
+                    lost.add(int(entry.name))
     found = {pid}
     while more := {child for child, parent in parents.items() if parent in found} - found:
         found |= more
-    return sorted(found | orphans)
+    return sorted(found | lost if orphans else found)
 
 
 def _w4s_files(where):

@@ -273,7 +273,7 @@ def solver(agent, task):
     except Exception as error:
         return {"answer": str(error)}
 """
-    assert (await run(pool, code)).answer == "the wall-clock limit of 0.3 s"
+    assert (await run(pool, code)).answer == "the time limit of 0.3 s"
 
 
 async def test_public_tests_pass_or_are_repaired_by_the_executor(pool):

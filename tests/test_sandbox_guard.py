@@ -66,7 +66,7 @@ def test_the_filter_denies_what_landlock_does_not_cover_and_what_leaves_the_proc
     names = """execve execveat socket connect bind sendmsg ptrace process_vm_readv fchmodat fchownat utimensat setxattr
         unshare setns mount keyctl add_key io_uring_setup bpf perf_event_open userfaultfd memfd_create pidfd_getfd
         open_by_handle_at setuid setresuid personality seccomp kcmp sched_setscheduler setpriority shmget mknodat
-        unlinkat renameat2 pidfd_send_signal""".split()
+        unlinkat renameat2 pidfd_send_signal readlinkat""".split()
     for name in names:
         assert ask(name) == EPERM, name
 
@@ -79,6 +79,7 @@ def test_calls_whose_arguments_cannot_be_read_are_missing(ask):
 def test_clone_makes_threads_and_nothing_else(ask):
     thread = 0x003D0F00  # what glibc passes for a thread
     assert ask("clone", thread) == ALLOW
+    assert ask("clone", thread & ~0x400) == EPERM  # a table of descriptors of its own
     assert ask("clone", 17) == EPERM
     for space in (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000):
         assert ask("clone", thread | space) == EPERM
@@ -113,6 +114,26 @@ def test_options_that_take_the_guard_off_or_signal_others_are_denied(ask):
         assert ask("fcntl", 3, command) == EPERM
     assert ask("ioctl", 3, 0x5421) == ALLOW
     assert ask("ioctl", 3, 0x5412) == EPERM
+
+
+def test_no_second_table_of_descriptors_is_made(ask):
+    assert ask("close_range", 3, 9, 0) == ask("close_range", 3, 9, 4) == ALLOW
+    assert ask("close_range", 3, 9, 2) == ask("close_range", 3, 9, 6) == EPERM
+
+
+def test_futexes_wake_nobody_outside_the_process(ask):
+    for command in range(14):
+        for clock in (0, 256):
+            assert ask("futex", 4096, command | 128 | clock) == ALLOW
+            assert ask("futex", 4096, command | clock) == (ALLOW if command in (0, 9) else EPERM)
+
+
+def test_clocks_are_the_machines_or_ones_own(ask):
+    for name in ("clock_gettime", "clock_getres", "clock_nanosleep"):
+        assert {ask(name, clock) for clock in range(12)} == {ALLOW}
+        for clock in (12, (1 << 32) - 6, ~4242 << 3 | 2):
+            assert ask(name, clock) == EPERM
+    assert ask("timer_create", 0) == EPERM
 
 
 def test_another_architecture_or_numbering_is_killed():

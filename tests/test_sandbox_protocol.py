@@ -1,7 +1,6 @@
 """What the pool accepts of a child, and its fair count of slots."""
 
 import asyncio
-import json
 import struct
 
 import pytest
@@ -12,6 +11,7 @@ from w4s_jax.sandbox.slots import Slots
 from w4s_jax.types import CallRefusedError, Limits, RunStatus
 
 CALL = {
+    "type": "llm",
     "messages": [{"role": "user", "content": "x"}],
     "temperature": 0.5,
     "n": 1,
@@ -52,7 +52,7 @@ def test_a_frame_is_refused_by_its_announced_length_before_it_arrives():
 
 
 def test_a_good_call_is_taken_over_field_by_field():
-    call = protocol.parse_llm({**CALL, "n": 3, "json_mode": True, "max_tokens": 7, "temperature": 2})
+    call = protocol.parse_request({**CALL, "n": 3, "json_mode": True, "max_tokens": 7, "temperature": 2}, Limits())
     assert (call.n, call.json_mode, call.max_tokens, call.temperature) == (3, True, 7, 2.0)
     assert [(m.role, m.content) for m in call.messages] == [("user", "x")]
 
@@ -65,11 +65,12 @@ def test_a_good_call_is_taken_over_field_by_field():
         ({"messages": [{"role": "tool", "content": "x"}]}, "system or user or assistant"),
         ({"messages": [{"role": "user", "content": ""}]}, "not empty"),
         ({"messages": [{"role": "user", "content": "x", "tool_calls": []}]}, "role and content"),
+        ({"x": [{}] * 9}, "field='x' is refused; allowed: json_mode, max_tokens, messages, n, temperature, type"),
     ],
 )
 def test_a_refused_call_says_what_is_allowed(change, part):
     with pytest.raises(CallRefusedError) as refused:
-        protocol.parse_llm({**CALL, **change})
+        protocol.parse_request({**CALL, **change}, Limits())
     assert part in str(refused.value)
 
 
@@ -90,16 +91,28 @@ def test_other_results_are_breaches(message):
 
 
 def test_error_texts_are_bounded_and_of_one_line():
-    message = json.loads(json.dumps({"status": "exception", "error": "a\nb\ud800" * 9999, "traceback": 7}))
-    run = protocol.parse_workflow_result(message, Limits(), 0.0)
-    assert len(run.error) == 1000
-    assert "\n" not in run.error
-    run.error.encode("utf-8")
+    evil = "a\nb\ud800\x1b[2J\u2028\x85\x00\u202e " * 999
+    run = protocol.parse_workflow_result({"status": "exception", "error": evil, "traceback": 7}, Limits(), 0.0)
+    assert 500 < len(run.error) <= 1000
+    assert run.error.startswith("a b\ufffd\ufffd[2J \ufffd\ufffd a b")
+    assert run.error.isprintable()
     assert run.traceback == ""
+    run = protocol.parse_workflow_result({"status": "exception", "error": 7, "traceback": evil}, Limits(), 0.0)
+    assert run.error == ""
+    assert len(run.traceback) == 4000
+    assert set(run.traceback) == set("a\nb\ufffd[2J ")
 
 
-def test_a_program_cannot_run_longer_than_its_workflow_may():
-    assert protocol.parse_code_request({"code": "1", "timeout": 10**9}, Limits(wall_seconds=5)).timeout == 5
+@pytest.mark.parametrize("timeout", [10**9, 10**4000, 5.0])
+def test_a_program_cannot_run_longer_than_its_workflow_may(timeout):
+    request = {"type": "run_code", "code": "1", "timeout": timeout}
+    assert protocol.parse_request(request, Limits(wall_seconds=5)).timeout == 5
+
+
+@pytest.mark.parametrize("kind", ["result", "spawn", None, ["llm"], {}, "x" * 999])
+def test_there_is_no_other_request(kind):
+    with pytest.raises(BreachError, match="unknown request"):
+        protocol.parse_request({**CALL, "type": kind}, Limits())
 
 
 async def test_slots_are_given_in_the_order_of_asking_and_all_at_once_is_not_overtaken():

@@ -329,6 +329,12 @@ class LLMCall:
     json_mode: bool
     max_tokens: int | None = None
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of all its fields, in hex; what is kept of a call where hundreds wait."""
+        fields = [[m.role, m.content] for m in self.messages], self.temperature, self.n, self.json_mode, self.max_tokens
+        return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
+
 
 AskLLM = Callable[[LLMCall], Awaitable[Sequence[str]]]
 """Answers a workflow's LLM call; may raise CallRefusedError (told to the workflow) or an error of ours."""

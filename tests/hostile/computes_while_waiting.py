@@ -1,17 +1,19 @@
-# Burns CPU in a thread while a call is outstanding and its wall clock stands still.
-# Expect: limit
+# Computes in a thread while the wall clock stands still.
+# Expect: ok contained
 # After: no process
 
 import threading
+import time
 
 
-def spin():
+def _burn():
     while True:
         pass
 
 
 def solver(agent, task):
-    threading.Thread(target=spin).start()
-    for _ in range(10):  # on a busy machine, one wait may be too short to use up the CPU limit
-        agent.call_llm("slow")
-    return {"answer": "LEAK"}
+    threading.Thread(target=_burn, daemon=True).start()
+    before = time.process_time()
+    agent.call_llm("slow")
+    used = time.process_time() - before
+    return {"answer": f"LEAK {used:.2f} s" if used > 0.5 else "contained"}

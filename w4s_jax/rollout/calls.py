@@ -45,7 +45,7 @@ class ItemCalls:
         self._max_choices = max_choices
         self._max_tokens = max_tokens
         self._choices = 0
-        self._earlier: collections.Counter[ChatRequest] = collections.Counter()
+        self._earlier: collections.Counter[str] = collections.Counter()
         self.calls = 0
         self.prompt_tokens = 0
         self.completion_tokens = 0
@@ -65,12 +65,10 @@ class ItemCalls:
                 f"n={call.n} after {self._choices} of {allowed} choices that one question may ask for; ask for fewer"
             )
         self._choices += call.n
-        request = self._request(call)
-        index = self._earlier[request]
-        self._earlier[request] += 1
-        context = dataclasses.replace(self._context, sample_index=index)
+        context = dataclasses.replace(self._context, sample_index=self._earlier[call.digest])
+        self._earlier[call.digest] += 1
         try:
-            reply = await self._executor.complete(request, context)
+            reply = await self._executor.complete(self._request(call), context)
         except OURS as error:
             self.failure = error
             raise

@@ -8,16 +8,20 @@ budget and the labels, runs no model-written code, and trusts nothing a child se
 
 **Covered**, by the back ends `bwrap` and `guard`:
 
-* A child reads the interpreter's standard library and the named packages, and no other
-  file: no repository, labels, home, `/proc`, environment, or data of other items. It
-  creates, changes and deletes no file, and state does not pass from item to item.
+* A child reads the interpreter's standard library, the named packages, the system's shared
+  libraries, `/dev/null`, `/dev/zero` and the random devices, and no other file: no
+  repository, labels, home, `/proc`, environment, or data of other items. It creates,
+  writes and deletes no file, and state does not pass from item to item.
 * It reaches nobody: no socket but a pair within itself, no exec, no fork beyond threads,
   no signal, ptrace or limit of another process, no namespace, keyring or io_uring.
 * It ends: limits of CPU, memory, open files, output and wall clock; nothing it started
-  outlives it. The wall clock stops while a request of its is outstanding, the CPU limit
-  never does; a run that hit the wall clock is repeated once, alone, before it counts.
+  outlives it. The wall clock stops while a request of its is outstanding, and soon the
+  child is stopped, too; the CPU limit never stops. A run that hit the wall clock is
+  repeated once, alone, before it counts. Programs of `execute_code` have no second try:
+  their limit is one of CPU, and of twice that in wall clock.
 * Whatever it sends is data: length-limited JSON whose every field is checked. A child that
-  floods, lies or dies ends its own item and is that workflow's own failure.
+  floods, lies or dies ends its own item and is that workflow's own failure; the others
+  have their turns meanwhile.
 * A layer is believed only after a probe tried what it forbids.
 
 **Not covered**, by any sandbox of this kind:
@@ -28,9 +32,13 @@ budget and the labels, runs no model-written code, and trusts nothing a child se
   meta-agent's feedback; side channels (timing, load) are open.
 * A program graded together with its tests can read them and forge the result they would
   give: a result is a claim of the child, never a proof.
-* A child can see that a path exists (`stat`), where user permissions allow it.
-* Memory is limited for each child, not for all together: up to `MAX_CHILDREN` of them wait
-  for the executor at a time.
+* A child can `stat` a path where user permissions allow it: existence, size, times. Under
+  `guard`, what it reads of the libraries may change their access times.
+* It can ask the kernel for its machine's load, process ids and scheduling.
+* Memory and processes are limited for each child, not for all together: up to `MAX_CHILDREN`
+  of them wait for the executor at a time. Children are the first that the kernel kills
+  where memory runs out. Without root there is no user id of its own, and so no limit of
+  threads.
 
 **`process`** only sets limits: see `PROCESS_DOES_NOT_STOP`.
 
@@ -46,6 +54,12 @@ MAX_REQUESTS = 10_000
 """Most requests of one child; one more ends it."""
 MAX_PROGRAMS = 200
 """Most `execute_code` calls of one workflow run; further ones are refused."""
+MAX_PROGRAM_CLOCKS = 4
+"""Seconds of all `execute_code` calls of a workflow run, in wall clocks of the run."""
+MAX_SENT = 32 << 20
+"""Most bytes that one child may send."""
+PAUSE_SECONDS = 0.05
+"""After which a child that waits for an answer is stopped."""
 MAX_MESSAGES = 512
 """Most messages of one LLM call."""
 MAX_SAMPLES = 128

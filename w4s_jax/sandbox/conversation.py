@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from w4s_jax.sandbox import base, protocol
 from w4s_jax.sandbox.link import START_SECONDS, Child, ZygoteDied
 from w4s_jax.sandbox.slots import Slots
-from w4s_jax.types import AskLLM, CallRefusedError, Limits, ProgramRun, RunStatus
+from w4s_jax.types import AskLLM, CallRefusedError, Limits, LLMCall, ProgramRun, RunStatus
 
 _CLOSED_SECONDS = 1.0
 """How long a child that closed its socket has until it is killed."""
@@ -43,8 +43,12 @@ class Attempt:
     job: Mapping[str, Any]
     limits: Limits
     ask: AskLLM | None
-    weight: int
+    weight: int = 1
     """Slots it holds while it computes; all of them when it runs alone."""
+
+
+class _OutOfTimeError(Exception):
+    """The child's own clock has run out."""
 
 
 class Conversation:
@@ -59,11 +63,13 @@ class Conversation:
         self._seconds = 0.0
         self._requests = 0
         self._programs = 0
+        self._program_seconds = 0.0
 
     async def run(self) -> End:
         """Holds the conversation; whatever happens, the child ends and the slots are free again.
 
         Raises:
+            NoRoom: the machine had no room for the child.
             ZygoteDied: the zygote died, or could not guard the child.
         """
         end = None
@@ -79,57 +85,94 @@ class Conversation:
         try:
             async with asyncio.timeout(START_SECONDS):
                 await self._child.send(self._attempt.job)
-                started = await self._child.started()
-            if not started:
-                raise ZygoteDied  # user code never ran: the failure is ours
-            reply = None
-            while (frame := await self._exchange(reply)) is not None:
-                if frame.get("type") == "result":
-                    return self._end(RunStatus.OK, "", frame)
-                self._requests += 1
-                if self._requests > base.MAX_REQUESTS:
-                    return self._end(RunStatus.LIMIT, f"more than {base.MAX_REQUESTS} requests")
-                reply = await self._outside(frame)
-            return self._end(RunStatus.LIMIT, await self._cause_of_death())
+                await self._child.start()
         except TimeoutError:
+            raise ZygoteDied from None  # user code never ran: the failure is ours
+        try:
+            return await self._serve()
+        except _OutOfTimeError:
             return self._end(RunStatus.TIMEOUT, f"the wall-clock limit of {self._attempt.limits.wall_seconds:g} s")
         except protocol.BreachError as error:
             return self._end(RunStatus.MALFORMED, f"the workflow broke the protocol: {error}")
 
+    async def _serve(self) -> End:
+        """Answers requests until there is a result, a limit or a death."""
+        reply = None
+        while (frame := await self._exchange(reply)) is not None:
+            if frame.get("type") == "result":
+                return self._end(RunStatus.OK, "", frame)
+            self._requests += 1
+            if self._requests > base.MAX_REQUESTS:
+                return self._end(RunStatus.LIMIT, f"more than {base.MAX_REQUESTS} requests")
+            if self._child.received > base.MAX_SENT:
+                return self._end(RunStatus.LIMIT, f"more than {base.MAX_SENT >> 20} MiB of requests")
+            try:
+                request = self._parsed(frame)
+            except CallRefusedError as error:
+                reply = {"error": str(error)}
+            else:
+                del frame  # what was sent may be much larger than what was read out of it
+                reply = await self._outside(request)
+            await asyncio.sleep(0)  # a child that sends without pause must not keep others from their turn
+        return self._end(RunStatus.LIMIT, await self._cause_of_death())
+
+    def _parsed(self, frame: Mapping[str, Any]) -> LLMCall | protocol.CodeRequest:
+        if self._attempt.ask is None:
+            raise protocol.BreachError("a program asked for something")
+        return protocol.parse_request(frame, self._attempt.limits)
+
     async def _exchange(self, reply: Mapping[str, Any] | None) -> dict[str, Any] | None:
         """Sends a reply and waits for the next frame, on the child's clock."""
+        left = self._attempt.limits.wall_seconds - self._seconds
+        if left <= 0:
+            raise _OutOfTimeError
         begun = time.monotonic()
         try:
-            async with asyncio.timeout(max(0.0, self._attempt.limits.wall_seconds - self._seconds)):
+            async with asyncio.timeout(left):
                 if reply is not None:
                     await self._child.send(reply)
                 return await self._child.next_frame()
+        except TimeoutError:
+            raise _OutOfTimeError from None
         finally:
             self._seconds += time.monotonic() - begun
 
-    async def _outside(self, frame: Mapping[str, Any]) -> dict[str, Any]:
-        """Answers a request with the slots given back and the clock stopped."""
+    async def _outside(self, request: LLMCall | protocol.CodeRequest) -> dict[str, Any]:
+        """Answers a request with the slots given back, the clock stopped and, if it takes long, the child, too."""
         self._holds = False
         self._slots.release(self._attempt.weight)
+        pause = asyncio.get_running_loop().call_later(base.PAUSE_SECONDS, self._child.pause)
         try:
-            reply = await self._answer(frame)
-        except CallRefusedError as error:
-            reply = {"error": str(error)}
-        await self._slots.acquire(self._attempt.weight)
+            reply = await self._answer(request)
+            await self._slots.acquire(self._attempt.weight)
+        finally:
+            pause.cancel()
         self._holds = True
+        self._child.resume()
         return reply
 
-    async def _answer(self, frame: Mapping[str, Any]) -> dict[str, Any]:
-        ask = self._attempt.ask
-        if ask is None or frame.get("type") not in ("llm", "run_code"):
-            raise protocol.BreachError(f"an unknown request {str(frame.get('type'))[:40]!r}")
-        if frame["type"] == "llm":
-            return {"texts": list(await ask(protocol.parse_llm(frame)))}
+    async def _answer(self, request: LLMCall | protocol.CodeRequest) -> dict[str, Any]:
+        assert self._attempt.ask is not None
+        try:
+            if isinstance(request, protocol.CodeRequest):
+                return await self._program(request)
+            return {"texts": list(await self._attempt.ask(request))}
+        except CallRefusedError as error:
+            return {"error": str(error)}
+
+    async def _program(self, request: protocol.CodeRequest) -> dict[str, Any]:
+        """Runs a program within what is left to this run."""
         self._programs += 1
         if self._programs > base.MAX_PROGRAMS:
             raise CallRefusedError(f"more than {base.MAX_PROGRAMS} calls of execute_code; return an answer")
-        request = protocol.parse_code_request(frame, self._attempt.limits)
+        most = base.MAX_PROGRAM_CLOCKS * self._attempt.limits.wall_seconds
+        if self._program_seconds >= most:
+            raise CallRefusedError(f"execute_code has taken {most:g} s in all; return an answer")
+        begun = time.monotonic()
         ran = await self._run_program(request.code, _program_limits(self._attempt.limits, request.timeout))
+        self._program_seconds += time.monotonic() - begun
+        if ran.status is RunStatus.TIMEOUT:
+            return {"error": f"the time limit of {request.timeout:g} s"}
         return {"value": ran.value} if ran.status is RunStatus.OK else {"error": ran.error}
 
     async def _cause_of_death(self) -> str:
@@ -157,4 +200,5 @@ class Conversation:
 
 
 def _program_limits(limits: Limits, timeout: float) -> Limits:
-    return dataclasses.replace(limits, wall_seconds=timeout, cpu_seconds=min(limits.cpu_seconds, timeout))
+    """`timeout` in CPU, which does not depend on the load, and twice that in wall clock."""
+    return dataclasses.replace(limits, wall_seconds=2 * timeout, cpu_seconds=min(limits.cpu_seconds, timeout))

@@ -36,7 +36,7 @@ _ENVIRONMENT = {
 }
 """All that a zygote's environment holds: equal hashes in every run, one thread for linear algebra, and few
 malloc arenas, since each reserves 64 MiB of the address space that a child's memory limit counts."""
-_HIGH_UIDS = (0x70000000, 1 << 16)
+_HIGH_UIDS = (0x70000000, (1 << 28) - 1)
 _LOW_UIDS = (60_000, 1_000)
 _NOBODY = (65_534, 1)
 _SECRET = re.compile(r"API_KEY|SECRET_ACCESS_KEY|^(HF|HUGGING_FACE_HUB|GITHUB)_TOKEN$")

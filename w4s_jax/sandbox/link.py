@@ -8,6 +8,7 @@ All of it runs in one event loop, without threads.
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import math
 import os
@@ -15,22 +16,27 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from w4s_jax.sandbox.child import frames
-from w4s_jax.sandbox.child.zygote import COMMAND, EXIT, KILL, SPAWN, STARTED
+from w4s_jax.sandbox.child.zygote import COMMAND, EXIT, KILL, NOT_FORKED, PAUSE, RESUME, SPAWN, STARTED
 from w4s_jax.sandbox.isolation import Recipe
 from w4s_jax.sandbox.protocol import BreachError, Frames
 from w4s_jax.types import Limits, SandboxError
 
 START_SECONDS = 30.0
-_SEND_SECONDS = 10.0
 _LEAVE_SECONDS = 0.2
 _READ = 1 << 16
 
 
 class ZygoteDied(Exception):
     """The zygote is gone, and all its children with it."""
+
+
+class NoRoom(Exception):
+    """The machine has no room for another process or descriptor just now."""
 
 
 class UnusableError(SandboxError):
@@ -55,14 +61,22 @@ class Child:
         self.exited: asyncio.Future[Exit] = self._loop.create_future()
         self._sock = sock
         self._frames = Frames(most)
-        self._started = False
+        self._paused = False
+        self.received = 0
+        """Bytes."""
 
-    async def started(self) -> bool:
-        """Waits until the guard is on; False where the child died before."""
+    async def start(self) -> None:
+        """Waits until the guard is on.
+
+        Raises:
+            NoRoom: no process could be made.
+            ZygoteDied: the zygote died, or could not guard the child.
+        """
         data = await self._receive()
-        self._started = data[:1] == STARTED
+        if data[:1] != STARTED:
+            ended = await asyncio.shield(self.exited)
+            raise NoRoom if ended.status == NOT_FORKED else ZygoteDied  # user code never ran: the failure is ours
         self._frames.feed(data[1:])
-        return self._started
 
     async def next_frame(self) -> dict[str, Any] | None:
         """The child's next message, or None where it is gone.
@@ -82,6 +96,18 @@ class Child:
         with contextlib.suppress(ConnectionError):
             await self._loop.sock_sendall(self._sock, frames.encode(message))
 
+    def pause(self) -> None:
+        """Stops all its threads, until `resume`."""
+        if not self.exited.done():
+            self._paused = True
+            self._link.signal(PAUSE, self.id)
+
+    def resume(self) -> None:
+        """Lets it go on, where it was stopped."""
+        if self._paused and not self.exited.done():
+            self._paused = False
+            self._link.signal(RESUME, self.id)
+
     def end(self, *, finished: bool) -> None:
         """Closes the socket and kills the child; one that has `finished` gets a moment to leave by itself."""
         self._sock.close()
@@ -92,26 +118,37 @@ class Child:
 
     def _kill(self) -> None:
         if not self.exited.done():
-            self._link.kill(self.id)
+            self._link.signal(KILL, self.id)
 
     async def _receive(self) -> bytes:
         try:
-            return await self._loop.sock_recv(self._sock, _READ)
+            data = await self._loop.sock_recv(self._sock, _READ)
         except ConnectionError:
             return b""
+        self.received += len(data)
+        return data
 
 
 class Link:
     """The pool's end of one zygote."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, ids: Iterator[int]) -> None:
+        """Starts nothing.
+
+        Args:
+            recipe: of the zygote.
+            ids: of its children, which choose their user ids: to be shared by all links that run at a time.
+        """
         self._recipe = recipe
+        self._ids = ids
         self._children: dict[int, Child] = {}
-        self._next_id = 0
         self._heard = b""
+        self._outbox: collections.deque[tuple[bytes, socket.socket | None]] = collections.deque()
         self._control: socket.socket
         self._process: subprocess.Popen[bytes] | None = None
         self.dead = True
+        self.layers: tuple[str, ...] = ()
+        """What the zygote's children put on, by its own account, which a probe has tried."""
 
     async def start(self) -> None:
         """Starts the zygote and waits until it has checked its layers.
@@ -122,19 +159,21 @@ class Link:
         with tempfile.TemporaryFile() as stderr:
             process = self._popen(stderr)
             try:
-                leaks = await self._handshake()
+                told = await self._handshake()
             except asyncio.CancelledError:
                 self.close()
                 raise
-            if leaks is None:
+            if told is None:
                 process.kill()
                 code = process.wait()
                 stderr.seek(0)
                 said = stderr.read().decode("utf-8", "replace").strip().splitlines()
-                leaks = [said[-1] if said else f"the zygote ended with code {code}"]
-        if leaks:
+                told = {"leaks": [said[-1] if said else f"the zygote ended with code {code}"], "layers": []}
+        if told["leaks"]:
             self.close()
-            raise UnusableError(f"sandbox {self._recipe.name!r} does not work here: {'; '.join(leaks)}")
+            raise UnusableError(f"sandbox {self._recipe.name!r} does not work here: {'; '.join(told['leaks'])}")
+        _kill_first(process.pid)
+        self.layers = tuple(told["layers"])
         self.dead = False
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._control.fileno(), self._hear)
@@ -155,11 +194,11 @@ class Link:
             )
         return self._process
 
-    async def _handshake(self) -> list[str] | None:
-        """Sends the config; returns the leaks that the zygote found, or None where it died or broke."""
+    async def _handshake(self) -> dict[str, list[str]] | None:
+        """Sends the config; returns the leaks and layers that the zygote found, or None where it died or broke."""
         self._control.setblocking(False)
         loop = asyncio.get_running_loop()
-        answer = Frames(frames.MAX_FRAME)
+        answer = Frames(frames.MAX_REQUEST)
         try:
             async with asyncio.timeout(START_SECONDS):
                 await loop.sock_sendall(self._control, frames.encode(dict(self._recipe.config)))
@@ -170,50 +209,58 @@ class Link:
                     answer.feed(data)
         except (OSError, BreachError):  # TimeoutError is an OSError
             return None
-        return [str(leak) for leak in message["leaks"]]
+        return {name: [str(line) for line in message[name]] for name in ("leaks", "layers")}
 
     def spawn(self, limits: Limits) -> Child:
         """Forks one child.
 
         Raises:
             ZygoteDied: there is no zygote.
+            NoRoom: this process may open no more descriptors.
         """
-        self._next_id = (self._next_id + 1) & 0xFFFFFFFF
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        ours.setblocking(False)
-        most = max(frames.MAX_FRAME, limits.output_bytes + 4096)
-        child = Child(self, self._next_id, ours, most)
-        with theirs:
-            try:
-                self._send(SPAWN, child.id, limits, theirs)
-            except ZygoteDied:
-                ours.close()
-                raise
-        self._children[child.id] = child
-        return child
-
-    def kill(self, child_id: int) -> None:
-        """Kills a child; nothing where it, or the zygote, is gone."""
-        with contextlib.suppress(ZygoteDied):
-            self._send(KILL, child_id, Limits(), None)
-
-    def _send(self, operation: bytes, child_id: int, limits: Limits, sock: socket.socket | None) -> None:
         if self.dead:
             raise ZygoteDied
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError:
+            raise NoRoom from None
+        ours.setblocking(False)
+        most = max(frames.MAX_REQUEST, limits.output_bytes + 4096)
+        child = Child(self, next(self._ids) & 0xFFFFFFFF, ours, most)
+        self._children[child.id] = child
+        self._send(SPAWN, child.id, limits, theirs)
+        return child
+
+    def signal(self, operation: bytes, child_id: int) -> None:
+        """Kills, stops or continues a child; nothing where it, or the zygote, is gone."""
+        if not self.dead:
+            self._send(operation, child_id, Limits(), None)
+
+    def _send(self, operation: bytes, child_id: int, limits: Limits, sock: socket.socket | None) -> None:
+        """Sends a command, now or as soon as the zygote reads; `sock` goes with it and is closed here."""
         record = COMMAND.pack(
             operation, child_id, math.ceil(limits.cpu_seconds), limits.memory_bytes, limits.output_bytes
         )
-        fds = [sock.fileno()] if sock else []
+        self._outbox.append((record, sock))
+        if len(self._outbox) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Sends what the zygote takes; never waits, because the zygote may be waiting for us to read."""
+        fd = self._control.fileno()
         try:
-            try:
-                socket.send_fds(self._control, [record], fds)
-            except BlockingIOError:  # a healthy zygote drains its buffer within milliseconds
-                self._control.settimeout(_SEND_SECONDS)
-                socket.send_fds(self._control, [record], fds)
-                self._control.setblocking(False)
+            while self._outbox:
+                record, sock = self._outbox[0]
+                socket.send_fds(self._control, [record], [sock.fileno()] if sock else [])
+                if sock:
+                    sock.close()
+                self._outbox.popleft()
+        except BlockingIOError:
+            self._loop.add_writer(fd, self._flush)
         except OSError:
             self._die()
-            raise ZygoteDied from None
+        else:
+            self._loop.remove_writer(fd)
 
     def _hear(self) -> None:
         """Takes in reports of ended children."""
@@ -248,7 +295,12 @@ class Link:
         """Ends the zygote and all its children, and waits for it."""
         if not self.dead:
             self._loop.remove_reader(self._control.fileno())
+            self._loop.remove_writer(self._control.fileno())
         self.dead = True
+        for _, sock in self._outbox:
+            if sock:
+                sock.close()
+        self._outbox.clear()
         if self._process is None:
             return
         self._control.close()
@@ -259,3 +311,12 @@ class Link:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._process = None
+
+
+def _kill_first(pid: int) -> None:
+    """Makes the kernel take a process and all that it starts before anybody else where memory runs out."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            for child in (thread / "children").read_text().split():
+                _kill_first(int(child))

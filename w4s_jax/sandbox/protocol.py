@@ -79,12 +79,23 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def parse_llm(message: Mapping[str, Any]) -> LLMCall:
-    """Checks an LLM request.
+def parse_request(message: Mapping[str, Any], limits: Limits) -> LLMCall | CodeRequest:
+    """Checks a request of a workflow.
 
     Raises:
-        CallRefusedError: a field is missing, of another type or out of range.
+        BreachError: there is no such request.
+        CallRefusedError: a field is missing, unknown, of another type or out of range.
     """
+    kind = message.get("type")
+    if kind == "llm":
+        return _parse_llm(message)
+    if kind == "run_code":
+        return _parse_code_request(message, limits)
+    raise BreachError(f"an unknown request {str(kind)[:40]!r}")
+
+
+def _parse_llm(message: Mapping[str, Any]) -> LLMCall:
+    _only(message, {"type", "messages", "temperature", "n", "json_mode", "max_tokens"})
     n, temperature, max_tokens = message.get("n"), message.get("temperature"), message.get("max_tokens")
     if not _is_int(n) or not 1 <= n <= base.MAX_SAMPLES:
         _refuse("num_of_response", n, f"an integer in [1, {base.MAX_SAMPLES}]")
@@ -123,18 +134,21 @@ def _message(given: object) -> Message:
     return Message(role=role, content=content)
 
 
-def parse_code_request(message: Mapping[str, Any], limits: Limits) -> CodeRequest:
-    """Checks a `run_code` request; its timeout cannot exceed the workflow's own wall clock.
-
-    Raises:
-        CallRefusedError: a field is missing or of another type.
-    """
+def _parse_code_request(message: Mapping[str, Any], limits: Limits) -> CodeRequest:
+    """Its timeout cannot exceed the workflow's own wall clock."""
+    _only(message, {"type", "code", "timeout"})
     code, timeout = message.get("code"), message.get("timeout")
     if not isinstance(code, str) or not _is_clean(code):
         _refuse("code", type(code).__name__, "text")
     if not _is_number(timeout) or timeout <= 0:
         _refuse("timeout", timeout, "seconds above 0")
-    return CodeRequest(code=code, timeout=min(float(timeout), limits.wall_seconds))
+    return CodeRequest(code=code, timeout=float(min(timeout, limits.wall_seconds)))
+
+
+def _only(message: Mapping[str, Any], known: set[str]) -> None:
+    unknown = message.keys() - known
+    if unknown:
+        _refuse("field", min(unknown), ", ".join(sorted(known)))
 
 
 def parse_workflow_result(message: Mapping[str, Any], limits: Limits, seconds: float) -> WorkflowRun:
@@ -143,7 +157,7 @@ def parse_workflow_result(message: Mapping[str, Any], limits: Limits, seconds: f
     if status is not RunStatus.OK:
         return WorkflowRun(
             status=status,
-            error=_text(message.get("error"), base.MAX_ERROR).replace("\n", " "),
+            error=_line(message.get("error")),
             traceback=_text(message.get("traceback"), base.MAX_TRACEBACK),
             seconds=seconds,
         )
@@ -167,7 +181,7 @@ def parse_program_result(message: Mapping[str, Any], limits: Limits) -> ProgramR
     """Checks the result of a program."""
     status = _status(message)
     if status is not RunStatus.OK:
-        return ProgramRun(status=status, error=_text(message.get("error"), base.MAX_ERROR).replace("\n", " "))
+        return ProgramRun(status=status, error=_line(message.get("error")))
     value = message.get("value")
     if not isinstance(value, str) or len(value) > limits.output_bytes:
         raise BreachError("the value of a program must be a text within output_bytes")
@@ -181,8 +195,15 @@ def _status(message: Mapping[str, Any]) -> RunStatus:
     return RunStatus(status)
 
 
+def _line(value: object) -> str:
+    """One line that any terminal can show."""
+    return " ".join(_text(value, base.MAX_ERROR).split())
+
+
 def _text(value: object, most: int) -> str:
-    return _cleaned(value[:most]) if isinstance(value, str) else ""
+    """Text of ours to be: of what cannot be printed, line ends alone are kept."""
+    given = value[:most] if isinstance(value, str) else ""
+    return "".join(c if c.isprintable() or c == "\n" else " " if c.isspace() else "\ufffd" for c in given)
 
 
 def _cleaned(text: str) -> str:

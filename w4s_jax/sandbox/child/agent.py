@@ -43,10 +43,13 @@ class Channel:
         """
         with self._lock:
             try:
-                frames.write_frame(self._fd, message)
+                frame = frames.encode(message)
             except (TypeError, ValueError) as error:
                 raise RequestRefused(f"a request must be JSON: {error}") from None
-            reply = frames.read_frame(self._fd, frames.MAX_FRAME)
+            if len(frame) > frames.MAX_REQUEST:
+                raise RequestRefused(f"a request of {len(frame)} bytes exceeds {frames.MAX_REQUEST}")
+            frames.write_all(self._fd, frame)
+            reply = frames.read_frame(self._fd, frames.MAX_FROM_POOL)
         return dict(reply)
 
 

@@ -13,8 +13,10 @@ import struct
 from typing import Any
 
 HEADER = struct.Struct("!I")
-MAX_FRAME = 4 << 20
-"""Longest frame of a request or a reply, in bytes."""
+MAX_REQUEST = 2 << 20
+"""Longest frame of a request, in bytes."""
+MAX_FROM_POOL = 64 << 20
+"""Longest job or reply, in bytes; they come from the pool."""
 
 
 class FrameError(Exception):
@@ -29,7 +31,12 @@ def encode(message: object) -> bytes:
 
 def write_frame(fd: int, message: object) -> None:
     """Writes one message to a blocking descriptor."""
-    left = memoryview(encode(message))
+    write_all(fd, encode(message))
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Writes bytes to a blocking descriptor."""
+    left = memoryview(data)
     while left:
         left = left[os.write(fd, left) :]
 

@@ -19,7 +19,9 @@ from . import landlock, seccomp
 from .libc import check, libc, prctl
 
 MAX_FILES = 64
-MAX_THREADS = 64
+MAX_THREADS = 36
+"""Python's own thread pools start at most 32."""
+MAX_QUEUED_SIGNALS = 128
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 _CAPABILITY_VERSION_3 = 0x20080522
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
@@ -55,6 +57,20 @@ class Guard:
             self._program = seccomp.build()
             libc().prctl, libc().capset  # bound before the fork
             self._ruleset = landlock.prepare((*config["read_only"], *RANDOM_DEVICES), DEVICES)
+
+    @property
+    def layers(self) -> list[str]:
+        """What each child puts on, in a few words each."""
+        if not self.guarded:
+            return ["limits"]
+        return [
+            *(["a user id of its own"] if self.uid_base is not None else []),
+            "limits",
+            "no capabilities",
+            "no_new_privs",
+            f"Landlock (ABI {landlock.abi()})",
+            f"seccomp ({os.uname().machine})",
+        ]
 
     def enter(self, limits: ChildLimits, child_id: int, zygote: int, keep: set[int]) -> None:
         """Guards the calling process for ever.
@@ -94,6 +110,8 @@ def set_limits(limits: ChildLimits, own_uid: bool) -> None:
         resource.RLIMIT_CORE: (0, 0),
         resource.RLIMIT_NOFILE: (MAX_FILES,) * 2,
     }
+    if hasattr(resource, "RLIMIT_SIGPENDING"):
+        wanted[resource.RLIMIT_SIGPENDING] = (MAX_QUEUED_SIGNALS,) * 2
     if own_uid:
         wanted[resource.RLIMIT_NPROC] = (MAX_THREADS,) * 2
     for name in ("RLIMIT_MEMLOCK", "RLIMIT_MSGQUEUE", "RLIMIT_RTPRIO", "RLIMIT_NICE"):

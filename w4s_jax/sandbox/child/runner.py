@@ -11,7 +11,6 @@ from __future__ import annotations
 import ast
 import io
 import math
-import os
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -20,8 +19,6 @@ from typing import Any
 from . import agent as agent_api
 from . import frames
 
-MAX_JOB = 64 << 20
-"""Longest job frame in bytes; it comes from the pool."""
 MAX_ERROR = 500
 """Characters of an error line."""
 MAX_TRACEBACK_FRAMES = 8
@@ -50,7 +47,7 @@ class BoundedText(io.StringIO):
 
 def serve(fd: int, output_bytes: int) -> None:
     """Reads the job from the socket, runs it and writes its result; never returns normally to user code."""
-    job = frames.read_frame(fd, MAX_JOB)
+    job = frames.read_frame(fd, frames.MAX_FROM_POOL)
     run = _run_workflow if job["kind"] == "workflow" else _run_program
     code, filename = str(job["code"]), WORKFLOW_FILE if job["kind"] == "workflow" else PROGRAM_FILE
     try:
@@ -60,9 +57,7 @@ def serve(fd: int, output_bytes: int) -> None:
             raise Malformed(f"the result of {len(body)} bytes exceeds output_bytes={output_bytes}")
     except BaseException as error:  # noqa: BLE001 - the top of the sandboxed child, a named border
         body = frames.encode({"type": "result", **_describe(error, code, filename)})
-    left = memoryview(body)
-    while left:
-        left = left[os.write(fd, left) :]
+    frames.write_all(fd, body)
 
 
 def _run_workflow(job: Mapping[str, Any], fd: int, output_bytes: int) -> dict[str, Any]:

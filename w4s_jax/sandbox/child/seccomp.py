@@ -23,7 +23,10 @@ _OFFSET_NUMBER, _OFFSET_ARCH, _OFFSET_ARGS = 0, 4, 16
 _OWN_PID = 0x5AFE5AFE
 """Stands in the prepared program where the child's pid belongs."""
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
-_CLONE_THREAD, _CLONE_NEW_ANY = 0x00010000, 0x7E020000
+_CLONE_FILES, _CLONE_THREAD, _CLONE_NEW_ANY = 0x00000400, 0x00010000, 0x7E020000
+_FUTEX_PRIVATE, _FUTEX_COMMAND, _FUTEX_WAIT, _FUTEX_WAIT_BITSET = 128, 127, 0, 9
+_CLOCKS = 12
+"""Clocks of the machine and of oneself have ids below it; those of other processes are negative."""
 _X32_BIT = 0x40000000
 _GROUP = 12
 
@@ -31,10 +34,10 @@ _GROUP = 12
 _ALLOWED: dict[str, tuple[int, int]] = {
     # descriptors that are open already, and opening (which Landlock judges)
     "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67),
-    "preadv": (295, 69), "close": (3, 57), "close_range": (436, 436), "lseek": (8, 62), "dup": (32, 23),
+    "preadv": (295, 69), "close": (3, 57), "lseek": (8, 62), "dup": (32, 23),
     "dup2": (33, -1), "dup3": (292, 24), "open": (2, -1), "openat": (257, 56), "getdents": (78, -1),
     "getdents64": (217, 61), "fstat": (5, 80), "stat": (4, -1), "lstat": (6, -1), "newfstatat": (262, 79),
-    "statx": (332, 291), "readlink": (89, -1), "readlinkat": (267, 78), "access": (21, -1),
+    "statx": (332, 291), "access": (21, -1),
     "faccessat": (269, 48), "faccessat2": (439, 439), "getcwd": (79, 17),
     # memory
     "mmap": (9, 222), "mprotect": (10, 226), "munmap": (11, 215), "brk": (12, 214), "mremap": (25, 216),
@@ -42,15 +45,14 @@ _ALLOWED: dict[str, tuple[int, int]] = {
     # own signals, waiting, time
     "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "rt_sigpending": (127, 136),
     "rt_sigtimedwait": (128, 137), "rt_sigsuspend": (130, 133), "sigaltstack": (131, 132), "pause": (34, -1),
-    "restart_syscall": (219, 128), "nanosleep": (35, 101), "clock_nanosleep": (230, 115),
-    "clock_gettime": (228, 113), "clock_getres": (229, 114), "gettimeofday": (96, 169), "time": (201, -1),
-    "times": (100, 153), "setitimer": (38, 103), "getitimer": (36, 102), "alarm": (37, -1),
-    "timer_create": (222, 107), "timer_settime": (223, 110), "timer_gettime": (224, 108), "timer_delete": (226, 111),
+    "restart_syscall": (219, 128), "nanosleep": (35, 101),
+    "gettimeofday": (96, 169), "time": (201, -1), "times": (100, 153), "setitimer": (38, 103),
+    "getitimer": (36, 102), "alarm": (37, -1),
     "pipe": (22, -1), "pipe2": (293, 59), "poll": (7, -1), "ppoll": (271, 73), "select": (23, -1),
     "pselect6": (270, 72), "epoll_create": (213, -1), "epoll_create1": (291, 20), "epoll_ctl": (233, 21),
     "epoll_wait": (232, -1), "epoll_pwait": (281, 22), "eventfd": (284, -1), "eventfd2": (290, 19),
     # threads and ending
-    "futex": (202, 98), "set_robust_list": (273, 99), "rseq": (334, 293), "sched_yield": (24, 124),
+    "set_robust_list": (273, 99), "rseq": (334, 293), "sched_yield": (24, 124),
     "sched_getaffinity": (204, 123), "sched_getparam": (143, 121), "sched_getscheduler": (145, 120),
     "sched_get_priority_max": (146, 125), "sched_get_priority_min": (147, 126), "getcpu": (309, 168),
     "wait4": (61, 260), "waitid": (247, 95), "exit": (60, 93), "exit_group": (231, 94),
@@ -74,6 +76,8 @@ _BY_ARGUMENT: dict[str, tuple[tuple[int, int], int, tuple[int, ...]]] = {
     "prlimit64": ((302, 261), 0, (0, _OWN_PID)),
     # PR_GET_DUMPABLE, PR_SET_NAME, PR_GET_NAME, PR_GET_SECCOMP, PR_GET_NO_NEW_PRIVS, PR_SET_VMA
     "prctl": ((157, 167), 0, (3, 15, 16, 21, 39, 0x53564D41)),
+    # no flag, CLOSE_RANGE_CLOEXEC; not CLOSE_RANGE_UNSHARE, which makes a second table of descriptors
+    "close_range": ((436, 436), 2, (0, 4)),
     # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC; not F_SETOWN, which sends signals
     "fcntl": ((72, 25), 1, (0, 1, 2, 3, 4, 1030)),
     # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
@@ -104,6 +108,9 @@ def build() -> bytes:
         program += _when(numbers[column], [_op(_RETURN, _ERRNO | errno.ENOSYS)])
     for numbers, argument, values in _BY_ARGUMENT.values():
         program += _when(numbers[column], _argument_in(argument, values))
+    for numbers in ((228, 113), (229, 114), (230, 115)):  # clock_gettime, clock_getres, clock_nanosleep
+        program += _when(numbers[column], _own_clocks())
+    program += _when((202, 98)[column], _futex())
     program += _when((56, 220)[column], _threads_only())
     program += _when((53, 199)[column], _unix_stream_pair())
     program += _when((44, 206)[column], _no_address(4))
@@ -164,13 +171,28 @@ def _argument_in(argument: int, values: tuple[int, ...]) -> list[bytes]:
 
 
 def _threads_only() -> list[bytes]:
-    """`clone` with CLONE_THREAD and without any new namespace."""
+    """`clone` with CLONE_THREAD and the same table of descriptors, without any new namespace."""
     return [
         _low(0),
-        _op(_JUMP_BITS, _CLONE_NEW_ANY, 2, 0),
-        _op(_JUMP_BITS, _CLONE_THREAD, 0, 1),
+        _op(_JUMP_BITS, _CLONE_NEW_ANY, 3, 0),
+        _op(_JUMP_BITS, _CLONE_THREAD, 0, 2),
+        _op(_JUMP_BITS, _CLONE_FILES, 0, 1),
         _op(_RETURN, _ALLOW),
         _deny(),
+    ]
+
+
+def _own_clocks() -> list[bytes]:
+    """A clock that is not of another process."""
+    return [_low(0), _op(_JUMP_AT_LEAST, _CLOCKS, 1, 0), _op(_RETURN, _ALLOW), _deny()]
+
+
+def _futex() -> list[bytes]:
+    """A futex of this process, or a wait: to wake by a page that others map, too, would be a channel to them."""
+    return [
+        *(_low(1), _op(_JUMP_BITS, _FUTEX_PRIVATE, 3, 0), _op(_AND, _FUTEX_COMMAND)),
+        *(_op(_JUMP_EQUAL, _FUTEX_WAIT, 1, 0), _op(_JUMP_EQUAL, _FUTEX_WAIT_BITSET, 0, 1)),
+        *(_op(_RETURN, _ALLOW), _deny()),
     ]
 
 

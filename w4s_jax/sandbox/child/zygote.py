@@ -31,9 +31,11 @@ from . import frames, guard, runner, selfcheck
 
 COMMAND = struct.Struct("!cIIQQ")
 """Operation, child id, CPU seconds, memory bytes, output bytes."""
-SPAWN, KILL = b"S", b"K"
+SPAWN, KILL, PAUSE, RESUME = b"S", b"K", b"P", b"C"
 EXIT = struct.Struct("!Iid")
 """Child id, wait status, CPU seconds used."""
+NOT_FORKED = -1
+"""In place of a wait status: there was no room for another process."""
 STARTED = b"\x01"
 """A child's first byte: the guard is on, and from here on a death is the workflow's."""
 MAX_CONFIG = 1 << 20
@@ -46,11 +48,11 @@ def main(control_fd: int) -> None:
     try:
         zygote = Zygote(control, config)
     except OSError as error:
-        frames.write_frame(control_fd, {"leaks": [str(error)]})
+        frames.write_frame(control_fd, {"leaks": [str(error)], "layers": []})
         return
     leaks = zygote.check(config)
-    os.dup2(0, 2)  # /dev/null: children have nowhere to write
-    frames.write_frame(control_fd, {"leaks": leaks})
+    os.dup2(0, 2)  # /dev/null: what is said from now on is for nobody
+    frames.write_frame(control_fd, {"leaks": leaks, "layers": zygote.guard.layers})
     zygote.run()
 
 
@@ -116,6 +118,10 @@ class Zygote:
         operation, child_id, cpu_seconds, memory_bytes, output_bytes = COMMAND.unpack(record)
         if operation == KILL:
             self._kill(child_id)
+        elif operation == PAUSE:
+            self._signal(child_id, signal.SIGSTOP)
+        elif operation == RESUME:
+            self._signal(child_id, signal.SIGCONT)
         elif fds:
             self._spawn(child_id, guard.ChildLimits(cpu_seconds, memory_bytes, output_bytes), fds[0])
         return True
@@ -123,8 +129,8 @@ class Zygote:
     def _spawn(self, child_id: int, limits: guard.ChildLimits, fd: int) -> None:
         try:
             pid = os.fork()
-        except OSError:  # no memory or no pid left: the pool sees a child that never started
-            self._report(child_id, signal.SIGKILL, 0.0)
+        except OSError:  # no memory or no pid left
+            self._report(child_id, NOT_FORKED, 0.0)
         else:
             if pid == 0:
                 self._become_child(child_id, limits, fd)
@@ -136,6 +142,7 @@ class Zygote:
         status = 1
         try:
             self._forget()
+            _open_own_streams()
             self.guard.enter(limits, child_id, self._pid, {fd, *self._kept})
             gc.enable()
             random.seed(0)  # every item begins with the same state; a fork would draw a new one
@@ -167,11 +174,17 @@ class Zygote:
             self._control.sendall(EXIT.pack(child_id, status, cpu))
 
     def _kill(self, child_id: int) -> None:
-        """Kills a child that has not been reaped, with all its group; a pid is never reused before that."""
+        """Kills a child with all its group."""
+        self._signal(child_id, signal.SIGKILL)
         pid = self._pids.get(child_id)
         if pid is not None:
-            os.kill(pid, signal.SIGKILL)
             _kill_group(pid)
+
+    def _signal(self, child_id: int, number: signal.Signals) -> None:
+        """Signals a child that has not been reaped; a pid is never reused before that."""
+        pid = self._pids.get(child_id)
+        if pid is not None:
+            os.kill(pid, number)
 
     def _end(self) -> None:
         for child_id in list(self._pids):
@@ -179,6 +192,14 @@ class Zygote:
         while self._ids:
             pid, _, _ = os.wait4(-1, 0)
             self._ids.pop(pid, None)
+
+
+def _open_own_streams() -> None:
+    """The zygote's streams are one open file for all its children, whose flags one could change for the next."""
+    for stream in range(3):
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, stream)
+        os.close(null)
 
 
 def _kill_group(pid: int) -> None:
