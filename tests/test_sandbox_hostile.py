@@ -1,4 +1,9 @@
-"""Every file in `hostile/` under every guarded back end: it ends as its header says and leaves nothing behind."""
+"""Every file in `hostile/` under every back end that can hold it: it ends as its header says and leaves nothing behind.
+
+The header's fields: `Expect` (status, with the answer where that matters; ` | ` between alternatives), `After` (what
+must not be there), and where they differ from the rest `Wall` (seconds), `Runs`, `Asks`, `Machine`, and `Enough:
+limits` where the back end `process`, which has no other layer, holds it as well.
+"""
 
 import asyncio
 import os
@@ -13,23 +18,32 @@ from w4s_jax.sandbox import base
 from w4s_jax.types import CallRefusedError, Limits
 
 FILES = sorted((Path(__file__).parent / "hostile").glob("*.py"))
+GUARDED = ("guard", "bwrap")
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["guard", "bwrap"])
-async def world(request):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OPENAI_API_KEY", KEY)
-        patch.setattr(base, "MAX_REQUESTS", 60)
-        patch.setattr(base, "MAX_PROGRAMS", 10)
-        async with opened(request.param, workers=4) as pool:
-            with world_around(pool) as world:
-                yield world
 
 
 def header(path):
     """The fields of a hostile file's opening comment."""
     return dict(re.findall(r"^# (\w+): (.*)$", path.read_text(), re.MULTILINE))
+
+
+HELD = [
+    pytest.param(name, path, id=f"{name}-{path.stem}")
+    for name in (*GUARDED, "process")
+    for path in FILES
+    if name in GUARDED or header(path).get("Enough") == "limits"
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", KEY)
+        patch.setattr(base, "MAX_REQUESTS", 60)
+        patch.setattr(base, "MAX_PROGRAMS", 10)
+        async with opened(request.param, workers=4, allow_unsafe=True) as pool:
+            with world_around(pool) as world:
+                yield world
 
 
 async def refusing_after_twenty(call, asked):
@@ -38,7 +52,7 @@ async def refusing_after_twenty(call, asked):
     return await asked(call)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+@pytest.mark.parametrize(("world", "path"), HELD, indirect=["world"])
 async def test_a_hostile_workflow_ends_as_its_header_says_and_leaves_nothing(world, path):
     fields = header(path)
     if fields.get("Machine") not in (None, os.uname().machine):
@@ -65,11 +79,12 @@ async def test_a_hostile_workflow_ends_as_its_header_says_and_leaves_nothing(wor
 
 
 async def test_the_hostile_set_is_large_and_every_file_says_what_it_expects():
-    assert len(FILES) >= 40
+    assert len(FILES) >= 90
     for path in FILES:
         assert {"Expect", "After"} <= set(header(path)), path.name
 
 
+@pytest.mark.parametrize("world", GUARDED, indirect=True)
 async def test_an_honest_workflow_still_runs_among_hostile_ones(world):
     bad = [workflow((Path(__file__).parent / "hostile" / f"{n}.py").read_text()) for n in ("kills", "frame_garbage")]
     good = workflow("def solver(agent, task):\n    return {'answer': agent.call_llm(task)[0]}")

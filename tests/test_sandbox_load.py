@@ -1,4 +1,4 @@
-"""Many items, hostile ones among them: the others have their turns, the zygote lives, and whose fault it was is said."""
+"""Many items, hostile ones among them: others have their turns, the zygote lives, and whose fault it was is said."""
 
 import asyncio
 import os

@@ -1,6 +1,7 @@
 # Aborts, which would leave a core file.
 # Expect: limit
 # After: no core file
+# Enough: limits
 
 import os
 

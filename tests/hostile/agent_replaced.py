@@ -1,6 +1,7 @@
 # Replaces the agent, its channel and the runner around itself; its answer is still only a claim.
 # Expect: ok mine
 # After: no process
+# Enough: limits
 
 import sys
 

@@ -1,6 +1,7 @@
 # Lets a timer end the process.
 # Expect: limit
 # After: no process
+# Enough: limits
 
 import signal
 import time

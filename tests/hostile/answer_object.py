@@ -1,6 +1,7 @@
 # Answers with an object that is equal to everything.
 # Expect: malformed
 # After: no process
+# Enough: limits
 
 class Anything:
     def __eq__(self, other):

@@ -1,6 +1,7 @@
 # Answers with a text whose methods lie; only its characters count.
 # Expect: ok plain
 # After: no process
+# Enough: limits
 
 class Text(str):
     def __str__(self):

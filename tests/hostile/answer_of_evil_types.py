@@ -1,6 +1,7 @@
 # Answers with a dict and a number whose methods lie; only the plain number counts.
 # Expect: ok 5
 # After: no process
+# Enough: limits
 
 class Number(int):
     def __int__(self):

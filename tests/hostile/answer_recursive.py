@@ -1,6 +1,7 @@
 # Answers with a list that holds itself.
 # Expect: malformed
 # After: no process
+# Enough: limits
 
 def solver(agent, task):
     answer = []

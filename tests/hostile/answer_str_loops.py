@@ -1,6 +1,7 @@
 # Answers with a number whose text never comes.
 # Expect: limit
 # After: no process
+# Enough: limits
 
 class Number:
     def __float__(self):

@@ -1,6 +1,7 @@
 # Takes away the builtins that its own result is made with.
 # Expect: limit
 # After: no process
+# Enough: limits
 
 import builtins
 

@@ -1,6 +1,7 @@
 # Computes for ever in eight threads.
 # Expect: limit
 # After: no process
+# Enough: limits
 
 import threading
 

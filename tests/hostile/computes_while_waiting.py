@@ -1,6 +1,7 @@
 # Computes in a thread while the wall clock stands still.
 # Expect: ok contained
 # After: no process
+# Enough: limits
 
 import threading
 import time

@@ -1,6 +1,7 @@
 # Recurses past every limit.
 # Expect: limit | exception
 # After: no process
+# Enough: limits
 
 import sys
 

@@ -1,6 +1,7 @@
 # Raises an exception whose text raises, with a name of a megabyte.
 # Expect: exception
 # After: the error is short
+# Enough: limits
 
 class Evil(Exception):
     def __str__(self):

@@ -1,6 +1,7 @@
 # Raises with a message of a megabyte and a deep traceback.
 # Expect: exception
 # After: the error is short
+# Enough: limits
 
 def dive(depth):
     if not depth:

@@ -1,6 +1,7 @@
 # Calls the executor for ever and swallows each refusal.
 # Expect: limit
 # After: no process
+# Enough: limits
 
 def solver(agent, task):
     while True:

@@ -1,6 +1,7 @@
 # Opens descriptors for ever.
 # Expect: ok contained
 # After: no process
+# Enough: limits
 
 import os
 

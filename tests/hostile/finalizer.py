@@ -1,6 +1,7 @@
 # Leaves a finaliser and an exit handler that would send another result.
 # Expect: ok first
 # After: no process
+# Enough: limits
 
 import atexit
 import json

@@ -1,6 +1,7 @@
 # Sends JSON nested beyond any stack.
 # Expect: malformed
 # After: no process
+# Enough: limits
 
 import json
 import os

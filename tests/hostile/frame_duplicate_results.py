@@ -1,6 +1,7 @@
 # Sends two results; the first counts, the second reaches nobody.
 # Expect: ok first
 # After: no process
+# Enough: limits
 
 import json
 import os

@@ -2,6 +2,7 @@
 # Expect: limit | timeout
 # After: no process
 # Wall: 0.5
+# Enough: limits
 
 import json
 import os

@@ -1,6 +1,7 @@
 # Sends a result frame itself, which is a claim like any returned answer.
 # Expect: ok forged
 # After: no process
+# Enough: limits
 
 import json
 import os

@@ -1,6 +1,7 @@
 # Sends bytes that are no JSON.
 # Expect: malformed
 # After: no process
+# Enough: limits
 
 import json
 import os

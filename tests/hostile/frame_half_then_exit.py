@@ -1,6 +1,7 @@
 # Dies in the middle of its result.
 # Expect: limit
 # After: no process
+# Enough: limits
 
 import os
 import struct

@@ -1,6 +1,7 @@
 # Sends a number of a hundred thousand digits, slow to read as an int.
 # Expect: malformed
 # After: no process
+# Enough: limits
 
 import json
 import os

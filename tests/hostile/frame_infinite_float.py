@@ -1,6 +1,7 @@
 # Sends a number that is JSON and no finite float.
 # Expect: malformed
 # After: no process
+# Enough: limits
 
 import os
 import struct

@@ -1,6 +1,7 @@
 # Sends a list, and statuses that do not exist.
 # Expect: malformed
 # After: no process
+# Enough: limits
 
 import json
 import os

@@ -1,6 +1,7 @@
 # Sends NaN and Infinity, which are not JSON.
 # Expect: malformed
 # After: no process
+# Enough: limits
 
 import json
 import os

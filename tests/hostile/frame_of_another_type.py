@@ -1,6 +1,7 @@
 # Asks for something that is not in the protocol.
 # Expect: malformed
 # After: no process
+# Enough: limits
 
 import json
 import os

@@ -1,6 +1,7 @@
 # Announces a frame of four gigabytes.
 # Expect: malformed
 # After: no process
+# Enough: limits
 
 import json
 import os

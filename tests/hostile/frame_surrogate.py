@@ -1,6 +1,7 @@
 # Sends a lone surrogate, which no file can hold.
 # Expect: malformed
 # After: no process
+# Enough: limits
 
 import json
 import os

@@ -2,6 +2,7 @@
 # Expect: ok last
 # After: the executor saw none of them
 # Asks: 0
+# Enough: limits
 
 import json
 import os

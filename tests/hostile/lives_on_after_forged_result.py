@@ -1,6 +1,7 @@
 # Forges its result and then computes on.
 # Expect: ok forged
 # After: no process
+# Enough: limits
 
 import json
 import os

@@ -1,6 +1,7 @@
 # Takes all the memory it can.
 # Expect: limit
 # After: no process
+# Enough: limits
 
 def solver(agent, task):
     held = []

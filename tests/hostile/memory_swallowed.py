@@ -1,6 +1,7 @@
 # Takes all memory and swallows the error, again and again.
 # Expect: limit
 # After: no process
+# Enough: limits
 
 def solver(agent, task):
     held = []

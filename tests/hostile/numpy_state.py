@@ -2,6 +2,7 @@
 # Expect: ok contained
 # After: no mark
 # Runs: 2
+# Enough: limits
 
 import ctypes
 

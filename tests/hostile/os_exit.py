@@ -1,6 +1,7 @@
 # Ends the process without a result.
 # Expect: limit
 # After: no process
+# Enough: limits
 
 import os
 

@@ -1,6 +1,7 @@
 # Answers with a pickle that would run a command where it is loaded.
 # Expect: malformed
 # After: no file
+# Enough: limits
 
 import os
 import pickle

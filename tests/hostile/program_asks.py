@@ -2,6 +2,7 @@
 # Expect: exception
 # After: the executor saw none of them
 # Asks: 0
+# Enough: limits
 
 PROGRAM = """
 import gc, json, os, struct

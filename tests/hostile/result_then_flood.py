@@ -1,6 +1,7 @@
 # Sends its result and then garbage for ever, in the same stream.
 # Expect: ok first
 # After: no process
+# Enough: limits
 
 import json
 import os

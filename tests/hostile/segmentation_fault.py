@@ -1,6 +1,7 @@
 # Reads address zero.
 # Expect: limit
 # After: no process
+# Enough: limits
 
 import ctypes
 

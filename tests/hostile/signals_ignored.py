@@ -1,6 +1,7 @@
 # Ignores every signal it can and computes on.
 # Expect: limit
 # After: no process
+# Enough: limits
 
 import signal
 

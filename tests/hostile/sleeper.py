@@ -2,6 +2,7 @@
 # Expect: timeout
 # After: no process
 # Wall: 0.5
+# Enough: limits
 
 import time
 

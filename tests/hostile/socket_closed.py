@@ -1,6 +1,7 @@
 # Closes its socket and computes on.
 # Expect: limit
 # After: no process
+# Enough: limits
 
 import os
 

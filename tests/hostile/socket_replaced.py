@@ -2,6 +2,7 @@
 # Expect: limit
 # After: no process; the executor saw nothing
 # Asks: 0
+# Enough: limits
 
 import os
 import socket

@@ -1,6 +1,7 @@
 # Prints and writes megabytes to every standard stream.
 # Expect: ok contained
 # After: nothing printed
+# Enough: limits
 
 import os
 import sys

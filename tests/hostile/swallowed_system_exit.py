@@ -1,6 +1,7 @@
 # Swallows every exception, SystemExit included, and goes on.
 # Expect: limit
 # After: no process
+# Enough: limits
 
 import sys
 

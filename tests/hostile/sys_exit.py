@@ -1,6 +1,7 @@
 # Calls sys.exit.
 # Expect: exception
 # After: no process
+# Enough: limits
 
 import sys
 

@@ -1,6 +1,7 @@
 # Leaves a thread running after its result.
 # Expect: ok done
 # After: no process
+# Enough: limits
 
 import threading
 import time

@@ -24,6 +24,9 @@ from w4s_jax.types import AskLLM, CallRefusedError, Limits, LLMCall, ProgramRun,
 _CLOSED_SECONDS = 1.0
 """How long a child that closed its socket has until it is killed."""
 
+_TURN_REQUESTS, _TURN_BYTES = 16, 1 << 16
+"""Of one child, after which the others have their turn."""
+
 RunProgram = Callable[[str, Limits], Awaitable[ProgramRun]]
 
 
@@ -64,6 +67,7 @@ class Conversation:
         self._requests = 0
         self._programs = 0
         self._program_seconds = 0.0
+        self._turn_at = 0
 
     async def run(self) -> End:
         """Holds the conversation; whatever happens, the child ends and the slots are free again.
@@ -113,8 +117,14 @@ class Conversation:
             else:
                 del frame  # what was sent may be much larger than what was read out of it
                 reply = await self._outside(request)
-            await asyncio.sleep(0)  # a child that sends without pause must not keep others from their turn
+            await self._give_turn()
         return self._end(RunStatus.LIMIT, await self._cause_of_death())
+
+    async def _give_turn(self) -> None:
+        """Lets others run now and then: a child that sends without pause leaves the loop no moment of its own."""
+        if self._requests % _TURN_REQUESTS == 0 or self._child.received - self._turn_at > _TURN_BYTES:
+            self._turn_at = self._child.received
+            await asyncio.sleep(0)
 
     def _parsed(self, frame: Mapping[str, Any]) -> LLMCall | protocol.CodeRequest:
         if self._attempt.ask is None:
