@@ -27,12 +27,12 @@ import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import flags
 
 from experiments import app
 from w4s_jax.sandbox import open_sandbox
-from w4s_jax.sandbox.child import landlock
 from w4s_jax.types import Limits, RunStatus, SolverInput, W4sError, Workflow
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -151,27 +151,27 @@ def check_devices() -> Iterator[Check]:
 
 async def check_sandbox() -> list[Check]:
     """Every back end, started and asked to run a workflow."""
-    works = {name: await _sandbox_problem(name) for name in ("bwrap", "guard", "process")}
+    tried = {name: await _tried(name) for name in ("bwrap", "guard", "process")}
     remedies = {
         "bwrap": "apt-get install -y bubblewrap, where the kernel allows namespaces",
         "guard": "a Linux kernel of 5.13 or later with Landlock and seccomp",
         "process": "",
     }
-    says = {
-        "bwrap": "both layers",
-        "guard": f"Landlock (ABI {_landlock()}) and seccomp in every child",
-        "process": "limits only, stops nothing hostile; has to be chosen by name",
-    }
-    isolated = not (works["bwrap"] and works["guard"])
-    chosen = next((name for name in ("bwrap", "guard") if not works[name]), "none")
+    adds = {"bwrap": "namespaces; in every child ", "guard": "in every child ", "process": "stops nothing hostile: "}
+    chosen = next((name for name in ("bwrap", "guard") if not tried[name].problem), "none")
     return [
         *(
-            Check(name=f"sandbox {name}", ok=not problem, found=problem or says[name], remedy=remedies[name])
-            for name, problem in works.items()
+            Check(
+                name=f"sandbox {name}",
+                ok=not found.problem,
+                found=found.problem or adds[name] + ", ".join(found.layers),
+                remedy=remedies[name],
+            )
+            for name, found in tried.items()
         ),
         Check(
             name="sandbox auto",
-            ok=isolated,
+            ok=chosen != "none",
             found=f"takes {chosen}",
             remedy="one of the two lines above; --sandbox=process only for code that you trust",
             needed=True,
@@ -179,8 +179,15 @@ async def check_sandbox() -> list[Check]:
     ]
 
 
-async def _sandbox_problem(name: str) -> str:
-    """Why a back end does not work here; empty where it does."""
+class _Tried(NamedTuple):
+    """What became of a back end that was asked to run a workflow."""
+
+    problem: str
+    """Empty where it worked."""
+    layers: tuple[str, ...] = ()
+
+
+async def _tried(name: str) -> _Tried:
     workflow = Workflow(name="doctor", code="def solver(agent, task):\n    return {'answer': task[::-1]}\n")
     limits = Limits(wall_seconds=30.0)
 
@@ -192,12 +199,10 @@ async def _sandbox_problem(name: str) -> str:
             async with open_sandbox(name, packages=(), workers=1, allow_unsafe=True) as sandbox:
                 run = await sandbox.run_workflow(workflow, SolverInput(question="ok"), ask, limits)
     except W4sError as error:
-        return _first_line(error)
-    return "" if (run.status, run.answer) == (RunStatus.OK, "ko") else f"a workflow ended with {run.status} {run.error}"
-
-
-def _landlock() -> int:
-    return landlock.abi() if sys.platform == "linux" else 0
+        return _Tried(_first_line(error))
+    if (run.status, run.answer) != (RunStatus.OK, "ko"):
+        return _Tried(f"a workflow ended with {run.status} {run.error}")
+    return _Tried("", sandbox.layers)
 
 
 # --- the machine ----------------------------------------------------------------

@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from sandbox_world import opened
 
 from w4s_jax.sandbox import isolation, open_sandbox
 from w4s_jax.sandbox.child import seccomp
@@ -191,6 +192,14 @@ async def test_auto_never_takes_process(monkeypatch):
     with pytest.raises(InputError, match="bwrap is broken; guard is broken; remedy"):
         async with open_sandbox("auto", packages=()):
             pass
+
+
+@pytest.mark.parametrize("name", ["guard", "bwrap", "process"])
+async def test_a_sandbox_says_what_each_child_puts_on(name):
+    async with opened(name, packages=()) as pool:
+        assert ("limits" in pool.layers) is True
+        guarded = {layer.partition(" (")[0] for layer in pool.layers} - {"limits", "a user id of its own"}
+    assert guarded == (set() if name == "process" else {"no capabilities", "no_new_privs", "Landlock", "seccomp"})
 
 
 async def test_a_layer_that_does_not_hold_is_found_at_the_start(monkeypatch):

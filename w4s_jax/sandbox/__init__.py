@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from w4s_jax.sandbox import base, isolation
 from w4s_jax.sandbox.link import UnusableError
 from w4s_jax.sandbox.pool import Pool
-from w4s_jax.types import InputError, Sandbox
+from w4s_jax.types import InputError
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ async def open_sandbox(
     packages: Sequence[str] = DEFAULT_PACKAGES,
     workers: int | None = None,
     allow_unsafe: bool = False,
-) -> AsyncIterator[Sandbox]:
+) -> AsyncIterator[Pool]:
     """A sandbox that runs while the context is open.
 
     Args:
@@ -47,7 +47,7 @@ async def open_sandbox(
     if name == "process":
         _warn_of_process(allow_unsafe)
     pool = await _first_that_works(name, tuple(packages), workers or os.cpu_count() or 1)
-    _log.info("sandbox: %s", pool.name)
+    _log.info("sandbox %s: %s", pool.name, ", ".join(pool.layers))
     try:
         yield pool
     finally:
