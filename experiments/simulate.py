@@ -37,6 +37,7 @@ _DEFAULTS = ServerOptions()
 shared.define_tasks()
 flags.DEFINE_integer("port", 0, "Port on 127.0.0.1 (0: a free one).", lower_bound=0, upper_bound=65_535)
 flags.DEFINE_float("latency_scale", _DEFAULTS.latency_scale, "Seconds slept a simulated second.", lower_bound=0.0)
+flags.DEFINE_float("latency_sigma", _DEFAULTS.latency_sigma, "Log-normal spread of the latency.", lower_bound=0.0)
 flags.DEFINE_list("faults", [], f"KIND=PROBABILITY,… of an attempt; kinds: {', '.join(FaultKind)}.")
 flags.DEFINE_integer("fault_seed", _DEFAULTS.fault_seed, "Seed of the faults.")
 flags.DEFINE_float("retry_after", _DEFAULTS.retry_after, "Seconds that a 429 asks to wait.", lower_bound=0.0)
@@ -86,6 +87,7 @@ async def simulate() -> int:
         asyncio.get_running_loop().add_signal_handler(number, stopped.put_nowait, 128 + number)
     options = ServerOptions(
         latency_scale=FLAGS.latency_scale,
+        latency_sigma=FLAGS.latency_sigma,
         faults=read_faults(FLAGS.faults),
         fault_seed=FLAGS.fault_seed,
         retry_after=FLAGS.retry_after,

@@ -4,6 +4,7 @@ import collections
 import json
 import math
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from w4s_jax.executor.simulator import ErrorKind, Feature, ResponseModel, Simula
 from w4s_jax.executor.simulator.model import MULTIPLIERS, PER_SAMPLE, SampleId, uniform
 from w4s_jax.tasks.base import SealedTask, SplitSizes
 from w4s_jax.tasks.toy import FAMILIES, toy_task
-from w4s_jax.types import CallContext, ChatRequest, Item, Message, Purpose, Split
+from w4s_jax.types import CallContext, ChatReply, ChatRequest, Item, Message, Purpose, Split, Usage
 
 STEPS = "\nThink step by step. End with: Answer: <number>"
 CODE = "\nWrite Python code: def solution() that returns the answer."
@@ -334,3 +335,17 @@ def test_the_document_prints_the_table_of_the_model():
     for family in FAMILIES.values():
         cells = [family.profile.get(kind.value) for kind in ErrorKind]
         assert by_feature[f"`{family.name}`"] == ["" if c is None else f"{c:g}" for c in cells]
+
+
+def test_latency_is_log_normal_around_the_models_and_the_longest_choice_counts():
+    backend = SimulatedBackend()
+
+    def seconds(text, *texts, sigma=0.0):
+        request = ChatRequest(model="simulated", messages=(Message(role="user", content=text),))
+        reply = ChatReply(texts=texts, finish_reasons=("stop",) * len(texts), usage=Usage())
+        return backend.seconds(request, SampleId(0, 0), reply, sigma=sigma)
+
+    assert seconds("q", "x" * 400, "x" * 40) == pytest.approx(0.25 + 0.008 * 100)
+    drawn = [math.log(seconds(str(i), sigma=0.5) / 0.25) for i in range(4000)]  # no token: the first part alone
+    assert statistics.mean(drawn) == pytest.approx(0.0, abs=0.04)
+    assert statistics.stdev(drawn) == pytest.approx(0.5, abs=0.03)

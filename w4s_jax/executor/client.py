@@ -116,7 +116,11 @@ class OpenAIBackend:
             base_url=base_url,
             max_retries=0,
             timeout=None,
-            http_client=openai.DefaultAioHttpClient(timeout=None, trust_env=not loopback),
+            http_client=openai.DefaultAioHttpClient(
+                timeout=None,
+                limits=httpx2.Limits(max_connections=0),  # none: who calls bounds what is on its way
+                trust_env=not loopback,
+            ),
         )
 
     async def send(self, request: ChatRequest, context: CallContext) -> ChatReply:

@@ -8,9 +8,11 @@ so this door and the server on loopback give the same ones.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
+from statistics import NormalDist
 
-from w4s_jax.executor.simulator.model import ErrorKind, Feature, ResponseModel, SampleId
+from w4s_jax.executor.simulator.model import ErrorKind, Feature, ResponseModel, SampleId, uniform
 from w4s_jax.executor.simulator.problems import Problem, problem_from_item
 from w4s_jax.executor.simulator.reading import Features, QuestionIndex, Reading, read, squeeze
 from w4s_jax.executor.simulator.replies import no_question, reply_text
@@ -19,6 +21,7 @@ from w4s_jax.types import CallContext, ChatReply, ChatRequest, Item, SealedSplit
 MODEL_NAME = "simulated"
 
 _CHARS_PER_TOKEN = 4
+_NORMAL = NormalDist()
 _MOST_REQUESTS = 10_000
 """Kinds of request whose factors are kept."""
 _MESSAGE_TOKENS = 4
@@ -91,6 +94,24 @@ class SimulatedBackend:
         prompt_tokens = sum(count_tokens(m.content) + _MESSAGE_TOKENS for m in request.messages)
         usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=tokens)
         return ChatReply(texts=tuple(texts), finish_reasons=tuple(reasons), usage=usage)
+
+    def seconds(self, request: ChatRequest, call: SampleId, reply: ChatReply, *, sigma: float = 0.0) -> float:
+        """How long a hosted model would take for a reply.
+
+        Choices are written side by side, so the longest one counts. The time to the first
+        token and the time a token are each multiplied by a log-normal factor of median 1.
+
+        Args:
+            request: what was asked.
+            call: which of several equal calls.
+            reply: to it.
+            sigma: standard deviation of the factors' logarithms.
+        """
+        key = f"{request.temperature}/{request.n}/{[m.content for m in request.messages]}"
+        draws = (min(max(uniform(key, what, call), 1e-12), 1 - 1e-12) for what in ("first", "each"))
+        factors = (math.exp(sigma * _NORMAL.inv_cdf(draw)) for draw in draws)
+        tokens = max(map(count_tokens, reply.texts), default=0)
+        return self.response_model.latency(tokens, *factors)
 
     def _text(self, reading: Reading, temperature: float, sample: SampleId) -> str:
         if reading.question is None:

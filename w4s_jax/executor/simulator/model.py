@@ -148,9 +148,9 @@ class ResponseModel:
         factors = self.factors(present, junk, temperature)
         return {kind: min(self.highest_rate, base * factors[kind]) for kind, base in profile.items()}
 
-    def latency(self, completion_tokens: int) -> float:
-        """Seconds that a reply takes; nothing sleeps for them in the process."""
-        return self.first_token_seconds + self.seconds_per_token * completion_tokens
+    def latency(self, completion_tokens: int, first: float = 1.0, each: float = 1.0) -> float:
+        """Seconds that a reply takes, its two parts times their factors; nothing sleeps for them in the process."""
+        return first * self.first_token_seconds + each * self.seconds_per_token * completion_tokens
 
 
 class SampleId(NamedTuple):

@@ -67,6 +67,8 @@ class ServerOptions:
 
     latency_scale: float = 0.0
     """Seconds slept for each second of the response model's latency."""
+    latency_sigma: float = 0.0
+    """Spread of the latency, see `SimulatedBackend.seconds`."""
     faults: Mapping[FaultKind, float] = dataclasses.field(default_factory=dict)
     """Probability of each fault, for each attempt."""
     fault_seed: int = 0
@@ -165,8 +167,8 @@ class _Service:
             return failed
         reply = self._reply(chat, sample)
         if options.latency_scale:
-            model = self._backend.response_model
-            await asyncio.sleep(options.latency_scale * model.latency(reply.usage.completion_tokens))
+            seconds = self._backend.seconds(chat, sample, reply, sigma=options.latency_sigma)
+            await asyncio.sleep(options.latency_scale * seconds)
         if fault is FaultKind.GATEWAY_ERROR:
             return _error(502, "Bad gateway.", "bad_gateway")
         if fault in (FaultKind.CUT, FaultKind.BROKEN_BODY):
