@@ -210,7 +210,8 @@ def symptoms(items: Sequence[dict[str, Any]], status: ItemStatus) -> list[str]:
     for symptom, count in counts.most_common(_SHOWN_SYMPTOMS):
         example = next(item for item in found if (item["symptom"] or str(status)) == symptom)
         shown = example["error"] or example["answer"] or ""
-        lines.append(f"    {status}: {count} × {symptom}, e.g. {example['id']}: {' '.join(shown.split())[:100]}")
+        shown = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(shown.split())[:100])
+        lines.append(f"    {status}: {count} × {symptom}, e.g. {example['id']}: {shown}")
     return lines
 
 
