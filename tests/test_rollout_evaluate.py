@@ -319,3 +319,16 @@ def test_options_that_allow_nothing_are_refused():
     for bad in ({"concurrency": 0}, {"max_calls_per_item": 0}, {"item_timeout": 0.0}):
         with pytest.raises(InputError, match=next(iter(bad))):
             EvaluationOptions(**bad)
+
+
+async def test_a_task_that_asks_for_scratch_space_gets_it_for_every_item():
+    task, asked = FakeTask(), []
+    task.scratch_bytes = 4096
+
+    class Sandbox(FakeSandbox):
+        async def run_workflow(self, workflow, given, ask, limits):
+            asked.append(limits.scratch_bytes)
+            return await super().run_workflow(workflow, given, ask, limits)
+
+    await run(make(sandbox=Sandbox()), workflow("right 0"), task)
+    assert asked == [4096] * 4

@@ -75,6 +75,7 @@ def test_the_filter_denies_what_landlock_does_not_cover_and_what_leaves_the_proc
 def test_calls_whose_arguments_cannot_be_read_are_missing(ask):
     assert ask("clone3") == ENOSYS
     assert ask("openat2") == ENOSYS
+    assert ask("listxattr") == ask("llistxattr") == ask("flistxattr") == errno.ENOTSUP
 
 
 def test_clone_makes_threads_and_nothing_else(ask):

@@ -203,6 +203,8 @@ class Task(Protocol):
     """What the meta-agent is told of the task."""
     metric: str
     """`accuracy`, `f1` or `pass@1`."""
+    scratch_bytes: int
+    """Size of the folder that each run of a workflow on an item may write to; 0 for none."""
 
     def items(self, split: Split) -> Sequence[Item]:
         """Items of a split, in a fixed order.
@@ -317,6 +319,8 @@ class Limits:
     memory_bytes: int = 1 << 30
     output_bytes: int = 1 << 20
     """Longest result, and longest captured standard output."""
+    scratch_bytes: int = 0
+    """Size of a folder of the run's own, its working directory, that it may write to; 0: it can write no file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -208,7 +208,7 @@ class Evaluator:
             split=job.split,
             repetition=job.repetition,
             executor=f"{self.executor.model} {self.options.scope}",
-            limits=self._limits,
+            limits=f"{self._limits} {job.task.scratch_bytes}",
         )
 
         async def run() -> Remembered:
@@ -229,7 +229,8 @@ class Evaluator:
             max_choices=self.options.max_calls_per_item,
             max_tokens=self.options.max_completion_tokens,
         )
-        run = await self.sandbox.run_workflow(job.workflow, item.solver_input(), calls.ask, self.options.limits)
+        limits = dataclasses.replace(self.options.limits, scratch_bytes=job.task.scratch_bytes)
+        run = await self.sandbox.run_workflow(job.workflow, item.solver_input(), calls.ask, limits)
         if calls.failure is not None:  # whatever the child made of it, it was not the workflow's fault
             raise calls.failure
         outcome = await self._grade(job, item, run)

@@ -11,7 +11,8 @@ budget and the labels, runs no model-written code, and trusts nothing a child se
 * A child reads the interpreter's standard library, the named packages, the system's shared
   libraries, `/dev/null`, `/dev/zero` and the random devices, and no other file: no
   repository, labels, home, `/proc`, environment, or data of other items. It creates,
-  writes and deletes no file, and state does not pass from item to item.
+  writes and deletes no file, unless its task asked for a folder (`bwrap` alone), which is
+  of that item, of fixed size, and gone with it. State does not pass from item to item.
 * It reaches nobody: no socket but a pair within itself, no exec, no fork beyond threads,
   no signal, ptrace or limit of another process, no namespace, keyring or io_uring.
 * It ends: limits of CPU, memory, open files, output and wall clock; nothing it started

@@ -13,13 +13,13 @@ import math
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from w4s_jax.sandbox import base, protocol
 from w4s_jax.sandbox.link import START_SECONDS, Child, ZygoteDied
 from w4s_jax.sandbox.slots import Slots
-from w4s_jax.types import AskLLM, CallRefusedError, Limits, LLMCall, ProgramRun, RunStatus
+from w4s_jax.types import CallRefusedError, Limits, LLMCall, ProgramRun, RunStatus
 
 _CLOSED_SECONDS = 1.0
 """How long a child that closed its socket has until it is killed."""
@@ -28,6 +28,16 @@ _TURN_REQUESTS, _TURN_BYTES = 16, 1 << 16
 """Of one child, after which the others have their turn."""
 
 RunProgram = Callable[[str, Limits], Awaitable[ProgramRun]]
+
+
+class Ask(Protocol):
+    """Answers a workflow's LLM calls, from the beginning again after `rewind`."""
+
+    def rewind(self) -> None:
+        """The workflow runs once more."""
+
+    async def __call__(self, call: LLMCall) -> Sequence[str]:
+        """As `types.AskLLM`."""
 
 
 class End(NamedTuple):
@@ -45,7 +55,7 @@ class Attempt:
 
     job: Mapping[str, Any]
     limits: Limits
-    ask: AskLLM | None
+    ask: Ask | None
     weight: int = 1
     """Slots it holds while it computes; all of them when it runs alone."""
 

@@ -40,6 +40,8 @@ _HIGH_UIDS = (0x70000000, (1 << 28) - 1)
 _LOW_UIDS = (60_000, 1_000)
 _NOBODY = (65_534, 1)
 _SECRET = re.compile(r"API_KEY|SECRET_ACCESS_KEY|^(HF|HUGGING_FACE_HUB|GITHUB)_TOKEN$")
+SCRATCH = "/scratch"
+"""The folder that may be written to, where a task asks for one."""
 INSTALL_BWRAP = "apt-get install -y bubblewrap"
 
 
@@ -68,6 +70,25 @@ class Recipe:
         """The recipe of a zygote that imports the named packages once, for all its children."""
         return dataclasses.replace(self, config={**self.config, "preload": list(self.named)})
 
+    def with_scratch(self, size: int) -> Recipe:
+        """The recipe of a zygote for one item, with a folder of `size` bytes that its children may write to.
+
+        Raises:
+            InputError: this back end cannot bound what is written.
+        """
+        if self.name != "bwrap":
+            raise InputError(
+                f"this task asks for a folder to write to ({size} bytes), which sandbox {self.name!r} cannot give; "
+                f"use --sandbox=bwrap ({INSTALL_BWRAP})"
+            )
+        before = self.wrapper.index("--remount-ro")
+        mount = ("--perms", "0777", "--size", str(size), "--tmpfs", SCRATCH)
+        return dataclasses.replace(
+            self,
+            config={**self.config, "scratch": [SCRATCH, size]},
+            wrapper=(*self.wrapper[:before], *mount, *self.wrapper[before:]),
+        )
+
     def mentions(self) -> re.Pattern[str]:
         """Matches code that names one of the packages."""
         return re.compile(rf"\b(?:{'|'.join(map(re.escape, self.named))})\b" if self.named else r"(?!)")
@@ -75,7 +96,7 @@ class Recipe:
     @property
     def environment(self) -> dict[str, str]:
         """The zygote's whole environment."""
-        return dict(_ENVIRONMENT)
+        return dict(_ENVIRONMENT) | ({"TMPDIR": SCRATCH, "HOME": SCRATCH} if self.config["scratch"] else {})
 
 
 def recipe(name: str, packages: Sequence[str]) -> Recipe:
@@ -99,6 +120,7 @@ def recipe(name: str, packages: Sequence[str]) -> Recipe:
         "read_only": [*_stdlib_entries(), *paths.modules.values(), *paths.libraries, *library_folders()],
         "uid_base": uid_base if guarded else None,
         "uid_count": uid_count,
+        "scratch": None,
         "forbidden": [str(CHILD / "guard.py"), "/etc/passwd"] if name == "guard" else [],
     }
     wrapper = _bwrap_command(paths.modules.values(), paths.libraries) if name == "bwrap" else ()

@@ -293,6 +293,16 @@ class Link:
 
     def close(self) -> None:
         """Ends the zygote and all its children, and waits for it."""
+        self._let_go()
+        self._wait()
+
+    async def leave(self) -> None:
+        """The same, without keeping the event loop waiting."""
+        self._let_go()
+        await asyncio.to_thread(self._wait)
+
+    def _let_go(self) -> None:
+        """Closes our end of the socket, which ends the zygote."""
         if not self.dead:
             self._loop.remove_reader(self._control.fileno())
             self._loop.remove_writer(self._control.fileno())
@@ -301,9 +311,12 @@ class Link:
             if sock:
                 sock.close()
         self._outbox.clear()
+        if self._process is not None:
+            self._control.close()
+
+    def _wait(self) -> None:
         if self._process is None:
             return
-        self._control.close()
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:

@@ -9,12 +9,13 @@ repeated alone; the replies it had already got are given to it again, so none is
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import functools
 import itertools
 import os
 import resource
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from w4s_jax.sandbox import base, protocol
 from w4s_jax.sandbox.conversation import Attempt, Conversation, End
@@ -45,6 +46,7 @@ _LEAST_MEMORY = 64 << 20
 """Bytes of address space that an interpreter needs before it runs anything."""
 
 _MOST_SECONDS = 1_000_000
+_MOST_SCRATCH = 1 << 30
 
 
 class Pool:
@@ -52,9 +54,10 @@ class Pool:
 
     def __init__(self, recipe: Recipe, workers: int) -> None:
         self.name = recipe.name
-        ids = itertools.count(int.from_bytes(os.urandom(3), "big"))  # other pools of this machine begin elsewhere
-        self._link = Link(recipe, ids)
-        self._warm_link = Link(recipe.preloaded(), ids)
+        self._recipe = recipe
+        self._ids = itertools.count(int.from_bytes(os.urandom(3), "big"))  # other pools of the machine begin elsewhere
+        self._link = Link(recipe, self._ids)
+        self._warm_link = Link(recipe.preloaded(), self._ids)
         self._named = recipe.mentions()
         self._restart = asyncio.Lock()
         self._slots = Slots(_SLOTS_A_WORKER * workers)
@@ -95,6 +98,7 @@ class Pool:
 
         Raises:
             SandboxError: the zygote kept dying, or is closed.
+            InputError: limits under which nothing could run, or a scratch folder that this back end cannot give.
         """
         job = {
             "kind": "workflow",
@@ -104,7 +108,7 @@ class Pool:
             "public_tests": list(given.public_tests),
         }
         async with self._children:
-            end = await self._run(job, limits, ask)
+            end = await self._run(Attempt(job=job, limits=limits, ask=_Replay(ask)))
         try:
             if end.frame is not None:
                 return protocol.parse_workflow_result(end.frame, limits, end.seconds)
@@ -118,10 +122,15 @@ class Pool:
         Raises:
             SandboxError: the zygote kept dying, or is closed.
         """
-        return await self._run_program(code, limits)
+        end = await self._run(Attempt(job={"kind": "program", "code": code}, limits=limits, ask=None))
+        return self._program_run(end, limits)
 
-    async def _run_program(self, code: str, limits: Limits, *, second_try: bool = True) -> ProgramRun:
-        end = await self._run({"kind": "program", "code": code}, limits, None, second_try=second_try)
+    async def _program_of_workflow(self, link: Link, code: str, limits: Limits) -> ProgramRun:
+        """One try; beside its workflow where that has a folder to write to."""
+        attempt = Attempt(job={"kind": "program", "code": code}, limits=limits, ask=None)
+        return self._program_run(await self._persist(attempt, link if limits.scratch_bytes else None), limits)
+
+    def _program_run(self, end: End, limits: Limits) -> ProgramRun:
         try:
             if end.frame is not None:
                 return protocol.parse_program_result(end.frame, limits)
@@ -129,17 +138,22 @@ class Pool:
             return ProgramRun(status=RunStatus.MALFORMED, error=f"the program broke the protocol: {error}")
         return ProgramRun(status=end.status, error=end.error)
 
-    async def _run(self, job: Mapping[str, Any], limits: Limits, ask: AskLLM | None, *, second_try: bool = True) -> End:
-        """One attempt among others; after a timeout one alone, after a zygote's death up to three alone."""
-        _check(limits)
-        replay = _Replay(ask) if ask else None
-        attempt = Attempt(job=job, limits=limits, ask=replay)
-        alone = dataclasses.replace(attempt, weight=self._slots.total)
-        deaths = 0
-        waits = iter(_NO_ROOM_WAITS)
+    async def _run(self, attempt: Attempt) -> End:
+        """Among others; after a timeout, once more alone."""
+        _check(attempt.limits)
+        end = await self._persist(attempt)
+        if end.status is RunStatus.TIMEOUT:
+            end = await self._persist(dataclasses.replace(attempt, weight=self._slots.total))
+        return end
+
+    async def _persist(self, attempt: Attempt, link: Link | None = None) -> End:
+        """One attempt that comes to an end of its own: after a death of the zygote alone, up to three times."""
+        deaths, waits = 0, iter(_NO_ROOM_WAITS)
         while True:
+            if attempt.ask:
+                attempt.ask.rewind()
             try:
-                end = await self._attempt(attempt)
+                return await self._attempt(attempt, link)
             except NoRoom:
                 wait = next(waits, None)
                 if wait is None:
@@ -149,34 +163,37 @@ class Pool:
                     ) from None
                 await asyncio.sleep(wait)
             except ZygoteDied:
+                if link is not None:
+                    raise  # that of its workflow, which begins again
                 deaths += 1
                 if deaths > _LONE_ATTEMPTS:
                     raise SandboxError(
                         f"the zygote of sandbox {self.name!r} died, or could not guard its child, {deaths} times"
                     ) from None
-                attempt = alone
-            else:
-                if end.status is not RunStatus.TIMEOUT or attempt is alone or not second_try:
-                    return end
-                attempt = alone
-            if replay:
-                replay.rewind()
+                attempt = dataclasses.replace(attempt, weight=self._slots.total)
 
-    async def _attempt(self, attempt: Attempt) -> End:
+    async def _attempt(self, attempt: Attempt, link: Link | None) -> End:
         await self._slots.acquire(attempt.weight)
-        try:
-            child = (await self._living_link(attempt.job["code"])).spawn(attempt.limits)
-        except BaseException:
-            self._slots.release(attempt.weight)
-            raise
-        return await Conversation(child, attempt, self._slots, self._program_of_workflow).run()
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                link = link or await self._link_for(attempt, stack)
+                child = link.spawn(attempt.limits)
+            except BaseException:
+                self._slots.release(attempt.weight)
+                raise
+            program = functools.partial(self._program_of_workflow, link)
+            return await Conversation(child, attempt, self._slots, program).run()
 
-    async def _program_of_workflow(self, code: str, limits: Limits) -> ProgramRun:
-        return await self._run_program(code, limits, second_try=False)
-
-    async def _living_link(self, code: str) -> Link:
-        """The zygote for this code, started where it never was or died."""
-        link = self._warm_link if self._named.search(code) else self._link
+    async def _link_for(self, attempt: Attempt, stack: contextlib.AsyncExitStack) -> Link:
+        """The zygote for an attempt: one of its own where it may write files, else one that all share."""
+        warm = bool(self._named.search(attempt.job["code"]))
+        if attempt.limits.scratch_bytes:
+            recipe = self._recipe.preloaded() if warm else self._recipe
+            link = Link(recipe.with_scratch(attempt.limits.scratch_bytes), self._ids)
+            stack.push_async_callback(link.leave)
+            await link.start()
+            return link
+        link = self._warm_link if warm else self._link
         async with self._restart:
             if self._closed:
                 raise SandboxError(f"sandbox {self.name!r} is closed; open it again")
@@ -222,6 +239,8 @@ def _check(limits: Limits) -> None:
     """Raises InputError where no child could live under these limits."""
     if limits.memory_bytes < _LEAST_MEMORY:
         raise InputError(f"memory_bytes={limits.memory_bytes} of a sandboxed child; allowed: at least {_LEAST_MEMORY}")
+    if not 0 <= limits.scratch_bytes <= _MOST_SCRATCH:
+        raise InputError(f"scratch_bytes={limits.scratch_bytes} of a sandboxed child; allowed: 0 to {_MOST_SCRATCH}")
     for name, value in (("wall_seconds", limits.wall_seconds), ("cpu_seconds", limits.cpu_seconds)):
         if not 0 < value < _MOST_SECONDS:
             raise InputError(f"{name}={value} of a sandboxed child; allowed: above 0 and below {_MOST_SECONDS}")

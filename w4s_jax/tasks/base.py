@@ -175,6 +175,8 @@ class ItemTask:
     grader: Grader
     seeds: Sequence[Workflow]
     metric: str = "accuracy"
+    scratch_bytes: int = 0
+    """Size of the folder that each run of a workflow on an item may write to; 0 for none."""
     source: str = ""
     """One line: where the rows are from and how the source's splits became ours."""
 
@@ -212,6 +214,7 @@ class SealedTask:
         self.name = task.name
         self.description = task.description
         self.metric = task.metric
+        self.scratch_bytes = task.scratch_bytes
 
     def unseal(self) -> None:
         """Opens the test split, for good: for the one closing evaluation of all finalists."""

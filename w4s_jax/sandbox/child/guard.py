@@ -43,7 +43,8 @@ class Guard:
         """Prepares the layers.
 
         Args:
-            config: `guarded`, `read_only` paths, and `uid_base` and `uid_count`, None where we are not root.
+            config: `guarded`, `read_only` paths, `uid_base` and `uid_count`, None where we are not root, and
+                `scratch`, the folder that may be written to with its size in bytes, or None.
 
         Raises:
             OSError: the kernel lacks a layer.
@@ -51,12 +52,16 @@ class Guard:
         self.guarded = bool(config["guarded"])
         self.uid_base: int | None = config["uid_base"]
         self.uid_count = int(config["uid_count"])
+        scratch = config["scratch"]
+        self._scratch: str | None = scratch[0] if scratch else None
+        self.file_bytes: int = scratch[1] if scratch else 0
         self._ruleset = -1
         self._program = b""
         if self.guarded:
-            self._program = seccomp.build()
+            self._program = seccomp.build(files=self._scratch is not None)
             libc().prctl, libc().capset  # bound before the fork
-            self._ruleset = landlock.prepare((*config["read_only"], *RANDOM_DEVICES), DEVICES)
+            scratch = [self._scratch] if self._scratch else []
+            self._ruleset = landlock.prepare((*config["read_only"], *RANDOM_DEVICES), DEVICES, scratch)
 
     @property
     def layers(self) -> list[str]:
@@ -85,8 +90,10 @@ class Guard:
             OSError: a layer could not be put on; no user code may run.
         """
         os.setsid()
+        if self._scratch:
+            os.chdir(self._scratch)
         own_uid = self.guarded and self.uid_base is not None
-        set_limits(limits, own_uid)
+        set_limits(limits, own_uid, self.file_bytes)
         if own_uid and self.uid_base is not None:
             _become(self.uid_base + child_id % self.uid_count)
         if sys.platform == "linux":
@@ -101,12 +108,12 @@ class Guard:
             seccomp.install(self._program)
 
 
-def set_limits(limits: ChildLimits, own_uid: bool) -> None:
+def set_limits(limits: ChildLimits, own_uid: bool, file_bytes: int) -> None:
     """Sets the limits of resources; the limit of threads only where the user id is our own."""
     wanted = {
         resource.RLIMIT_CPU: (limits.cpu_seconds, limits.cpu_seconds + 1),
         resource.RLIMIT_AS: (limits.memory_bytes,) * 2,
-        resource.RLIMIT_FSIZE: (0, 0),
+        resource.RLIMIT_FSIZE: (file_bytes,) * 2,
         resource.RLIMIT_CORE: (0, 0),
         resource.RLIMIT_NOFILE: (MAX_FILES,) * 2,
     }

@@ -23,6 +23,8 @@ _CREATE_VERSION, _PATH_BENEATH = 1, 1
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _TRUNCATE = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 14
 _RIGHTS_BY_ABI = ((1, 13), (2, 14), (3, 15), (5, 16))
 """(ABI, number of file-system rights from that ABI on)."""
+_WRITE_BENEATH = _READ_FILE | _READ_DIR | _WRITE_FILE | _TRUNCATE | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 13
+"""All that files and folders need: remove both, make both, move between folders; no device, socket, pipe or link."""
 _NET_RIGHTS, _SCOPES = 0b11, 0b11
 """bind and connect by TCP (ABI 4); abstract UNIX sockets and signals (ABI 6)."""
 
@@ -32,12 +34,13 @@ def abi() -> int:
     return max(0, int(libc().syscall(_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint(_CREATE_VERSION))))
 
 
-def prepare(read_only: Iterable[str], writable_devices: Iterable[str]) -> int:
+def prepare(read_only: Iterable[str], writable_devices: Iterable[str], scratch: Iterable[str] = ()) -> int:
     """Builds a ruleset and returns its descriptor.
 
     Args:
         read_only: files and folders that may be read; missing ones are left out.
         writable_devices: device files that may be read and written.
+        scratch: folders beneath which files and folders may be made.
 
     Raises:
         OSError: the kernel has no Landlock, or refuses a rule.
@@ -53,6 +56,8 @@ def prepare(read_only: Iterable[str], writable_devices: Iterable[str]) -> int:
         _allow(ruleset, path, handled & (_READ_FILE | _READ_DIR))
     for path in writable_devices:
         _allow(ruleset, path, handled & (_READ_FILE | _WRITE_FILE | _TRUNCATE))
+    for path in scratch:
+        _allow(ruleset, path, handled & _WRITE_BENEATH)
     return ruleset
 
 

@@ -3,7 +3,8 @@
 zygote ─ build() once ─ child ─ install(program, own pid) ─ user code
 
 Everything that is not named answers EPERM; `clone3` and `openat2`, whose arguments a
-filter cannot read, answer ENOSYS so that libc takes the older call. `kill`, `tgkill`
+filter cannot read, answer ENOSYS so that libc takes the older call, and lists of extended
+attributes ENOTSUP, which `shutil` takes for none. `kill`, `tgkill`
 and `prlimit64` are allowed towards oneself only: the pid is patched in after the fork.
 Numbers are from the kernel's `asm/unistd_64.h` and `asm-generic/unistd.h`.
 """
@@ -67,7 +68,18 @@ _ALLOWED: dict[str, tuple[int, int]] = {
     "shutdown": (48, 210),
 }  # fmt: skip
 
+# Where there is a folder to write to: nothing else is mounted so that it could be changed.
+_ON_FILES: dict[str, tuple[int, int]] = {
+    "mkdir": (83, -1), "mkdirat": (258, 34), "rmdir": (84, -1), "unlink": (87, -1), "unlinkat": (263, 35),
+    "rename": (82, -1), "renameat": (264, 38), "renameat2": (316, 276), "creat": (85, -1), "truncate": (76, 45),
+    "ftruncate": (77, 46), "fallocate": (285, 47), "fsync": (74, 82), "fdatasync": (75, 83), "flock": (73, 32),
+    "pwrite64": (18, 68), "pwritev": (296, 70), "sendfile": (40, 71), "copy_file_range": (326, 285),
+    "chdir": (80, 49), "fchdir": (81, 50), "chmod": (90, -1), "fchmod": (91, 52), "fchmodat": (268, 53),
+    "utime": (132, -1), "utimes": (235, -1), "utimensat": (280, 88),
+}  # fmt: skip
+
 _MISSING = {"clone3": (435, 435), "openat2": (437, 437)}
+_UNSUPPORTED = {"listxattr": (194, 11), "llistxattr": (195, 12), "flistxattr": (196, 13)}
 
 # name: (numbers, argument, values it may have)
 _BY_ARGUMENT: dict[str, tuple[tuple[int, int], int, tuple[int, ...]]] = {
@@ -84,6 +96,9 @@ _BY_ARGUMENT: dict[str, tuple[tuple[int, int], int, tuple[int, ...]]] = {
     "ioctl": ((16, 29), 1, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)),
 }
 
+_FILE_LOCKS = (5, 6, 7)
+"""Commands of `fcntl` that lock files, as SQLite does."""
+
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
 
@@ -91,8 +106,11 @@ class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
 
 
-def build() -> bytes:
+def build(*, files: bool = False) -> bytes:
     """The program for this machine, with a placeholder for the child's pid.
+
+    Args:
+        files: allow making, changing and removing them, where nothing but a scratch folder can be written.
 
     Raises:
         OSError: this architecture has no table.
@@ -106,15 +124,19 @@ def build() -> bytes:
         program += [_op(_JUMP_AT_LEAST, _X32_BIT, 0, 1), _op(_RETURN, _KILL)]
     for numbers in _MISSING.values():
         program += _when(numbers[column], [_op(_RETURN, _ERRNO | errno.ENOSYS)])
-    for numbers, argument, values in _BY_ARGUMENT.values():
-        program += _when(numbers[column], _argument_in(argument, values))
+    for numbers in _UNSUPPORTED.values():
+        program += _when(numbers[column], [_op(_RETURN, _ERRNO | errno.ENOTSUP)])
+    for name, (numbers, argument, values) in _BY_ARGUMENT.items():
+        locks = _FILE_LOCKS if files and name == "fcntl" else ()
+        program += _when(numbers[column], _argument_in(argument, (*values, *locks)))
     for numbers in ((228, 113), (229, 114), (230, 115)):  # clock_gettime, clock_getres, clock_nanosleep
         program += _when(numbers[column], _own_clocks())
     program += _when((202, 98)[column], _futex())
     program += _when((56, 220)[column], _threads_only())
     program += _when((53, 199)[column], _unix_stream_pair())
     program += _when((44, 206)[column], _no_address(4))
-    program += _allow_list(sorted(numbers[column] for numbers in _ALLOWED.values() if numbers[column] >= 0))
+    allowed = [*_ALLOWED.values(), *(_ON_FILES.values() if files else ())]
+    program += _allow_list(sorted(numbers[column] for numbers in allowed if numbers[column] >= 0))
     return b"".join([*program, _deny()])
 
 

@@ -53,8 +53,8 @@ def _leaks(layers: guard.Guard, config: dict[str, Any]) -> Iterator[str]:
         yield "the child can be dumped"
     if layers.uid_base is not None and os.getuid() == 0:
         yield "the child is root"
-    if resource.getrlimit(resource.RLIMIT_FSIZE)[1] != 0:
-        yield "the child may write files"
+    if resource.getrlimit(resource.RLIMIT_FSIZE)[1] != layers.file_bytes:
+        yield "the child may write larger files"
     yield from _imports()
 
 
