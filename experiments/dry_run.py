@@ -3,8 +3,8 @@
 flags, split sizes, price → **calls, tokens, USD** → printed
 
 Every workflow is assumed to make all the calls one question may make, every reply to
-be as long as it may be, every repair to be needed. Prompts are what workflows make
-of them; their length is stated as an assumption.
+be as long as it may be, every repair to be needed, every attempt to succeed. Prompts are
+what workflows make of them; their length is stated as an assumption.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def spelled(case: dict[str, Any]) -> str:
         f"({FLAGS.executor_max_tokens} a call, --executor_max_tokens)",
         f"  {'USD':<28} {case['usd']:>12,.2f}"
         + ("  (simulated)" if FLAGS.executor == "simulated" else "  by list price"),
+        "Attempts that fail and may have been billed come on top: how many, only the service knows.",
     ]
     cap = case["budget_usd"]
     if cap is not None:

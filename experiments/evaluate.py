@@ -134,7 +134,7 @@ async def answered(question: Question, world: World) -> Found:
 
 
 def as_json(question: Question, found: Found, world: World) -> dict[str, Any]:
-    """The keys of `--json_out`; `usd`, `calls` and tokens are what the workflow's calls cost when they were bought."""
+    """The keys of `--json_out`; `usd`, `calls` and tokens are of the replies that the workflow got, when bought."""
     evaluation, task = found.evaluation, question.task
     outcomes = evaluation.outcomes
     return {

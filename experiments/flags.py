@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from absl import flags
 
+from w4s_jax.executor.client import CALL_TIMEOUT_SECONDS
+from w4s_jax.executor.metered import MeteredOptions
 from w4s_jax.mdp import RewardConfig
 from w4s_jax.rollout.collect import CollectOptions
 from w4s_jax.types import InputError, SamplingOptions
@@ -125,6 +127,7 @@ def define_training() -> None:
 
 def define_executor() -> None:
     """The strong model, its price and its caps."""
+    metered = MeteredOptions()
     flags.DEFINE_enum("executor", "simulated", ["simulated", "openai"], "Kind of executor.")
     flags.DEFINE_string("executor_base_url", "", "Base URL of an OpenAI-compatible server.")
     flags.DEFINE_string("executor_model", "simulated", "Model name at the executor's API.")
@@ -132,9 +135,13 @@ def define_executor() -> None:
     flags.DEFINE_integer("executor_max_tokens", 1024, "Most tokens of one reply.", lower_bound=1)
     flags.DEFINE_integer("requests_per_minute", 0, "Rate limit of the executor (0: none).", lower_bound=0)
     flags.DEFINE_integer("tokens_per_minute", 0, "Rate limit of the executor (0: none).", lower_bound=0)
-    flags.DEFINE_integer("concurrency", 64, "Calls in flight at once.", lower_bound=1)
-    flags.DEFINE_float("call_timeout", 120.0, "Hard limit of one attempt of a call, in seconds.", lower_bound=0.1)
-    flags.DEFINE_integer("max_attempts", 20, "Attempts of one call, the first included.", lower_bound=1)
+    flags.DEFINE_integer("concurrency", metered.concurrency, "Calls in flight at once.", lower_bound=1)
+    flags.DEFINE_float(
+        "call_timeout", CALL_TIMEOUT_SECONDS, "Hard limit of one attempt of a call, in seconds.", lower_bound=0.1
+    )
+    flags.DEFINE_integer(
+        "max_attempts", metered.max_attempts, "Attempts of one call, the first included.", lower_bound=1
+    )
     flags.DEFINE_string("budget_usd", "", "Cap on USD, or inf; a paid executor needs one.")
     flags.DEFINE_integer("budget_tokens", 0, "Cap on tokens (0: none).", lower_bound=0)
     flags.DEFINE_integer("budget_calls", 0, "Cap on calls (0: none).", lower_bound=0)

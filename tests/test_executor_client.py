@@ -7,6 +7,7 @@ import socket
 import pytest
 from fakes import Answer, FakeServer, ask, completion, here, refusal
 
+from w4s_jax.executor import client
 from w4s_jax.executor.base import (
     AuthFault,
     BadRequestFault,
@@ -28,6 +29,7 @@ from w4s_jax.executor.dialect import known_dialect, parameter_not_taken
 from w4s_jax.executor.ledger import CallStore
 from w4s_jax.executor.metered import MeteredExecutor
 from w4s_jax.executor.prices import Price, PriceTable, usage_bound
+from w4s_jax.sandbox.child import parsing
 from w4s_jax.types import InputError, Usage
 
 
@@ -136,9 +138,9 @@ async def test_an_empty_reply_is_billed_at_what_it_tells():
 
 @pytest.mark.parametrize("text", ["no object", '{"a": 1', "[1]", '"a"'])
 async def test_json_mode_without_an_object_is_a_fault_that_carries_the_reply(text):
-    fault = await fault_of(completion('{"a": 1}', text), request=ask(n=2, json_mode=True))
+    fault = await fault_of(completion("nor here", text), request=ask(n=2, json_mode=True))
     assert isinstance(fault, MalformedReplyFault)
-    assert fault.reply.texts == ('{"a": 1}', text)
+    assert fault.reply.texts == ("nor here", text)
     assert fault.usage == Usage(prompt_tokens=10, completion_tokens=20)
     assert not fault.billed_unknown
 
@@ -149,6 +151,44 @@ async def test_json_that_was_ended_early_or_that_a_workflow_can_read_is_returned
         backend = door(server)
         assert (await backend.send(ask(json_mode=True), here())).texts == (text,)
         await backend.close()
+
+
+async def test_one_choice_that_can_be_read_is_enough(tmp_path):
+    texts = ("no object", '{"a": 1}')
+    async with FakeServer(lambda *_: completion(*texts)) as server:
+        backend = door(server)
+        assert (await backend.send(ask(n=2, json_mode=True), here())).texts == texts
+        await backend.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            '{"a": 1}',
+            'So {"a": {"b": "}"}} it is',
+            "{}",
+            "",
+            "{",
+            "}",
+            "}{",
+            "{1}",
+            "[1]",
+            '{"a": 1} {"b": 2}',
+            "{'a': 1}",
+        ),
+        *(r'{"a": "\(x\)"}', r'{"a": "\frac{1}{2}"}', r'{"a": "\underline{x}"}', r'{"a": "\unit"}', r'{"a": "\u12"}'),
+        *(
+            r'{"a": "\u00e9 \\ \/ \n"}',
+            r'{"a": "\"}',
+            '{"a": "\n\t"}',
+            "{" * 5000 + "}" * 5000,
+            '```json\n{"a": 1}\n```',
+        ),
+    ],
+)
+def test_the_client_can_read_what_the_agent_of_a_workflow_can(text):
+    assert client._holds_object(text) is (parsing._json_object(text) is not None)
 
 
 async def test_a_model_that_takes_no_json_mode_is_not_held_to_it():

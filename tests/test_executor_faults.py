@@ -19,6 +19,7 @@ from w4s_jax.executor.base import (
     TimeoutFault,
     UnreachableFault,
 )
+from w4s_jax.executor.budget import Caps
 from w4s_jax.types import CallRefusedError, ExecutorError, Usage
 
 
@@ -112,6 +113,33 @@ async def test_json_that_is_none_is_asked_for_again_and_at_last_delivered_as_it_
         assert executor.store.summary().faults == {"malformed_json": 2 + 3}
         assert executor.store.summary().total.usd == micro(7 * ACTUAL)
         assert (await executor.complete(ask("always", json_mode=True), here())).from_cache
+
+
+async def test_json_that_is_none_is_no_reason_to_stop_or_to_pay_for_nothing(tmp_path):
+    def script(request, context, attempt):
+        return MalformedReplyFault("no JSON", reply=reply(f"bad {attempt}"))
+
+    async with running(tmp_path, FakeBackend(script), max_attempts=1) as executor:
+        assert (await executor.complete(ask("a", json_mode=True), here())).texts == ("bad 0",)
+    (tmp_path / "capped").mkdir()
+    caps = Caps(usd=(BOUND + 10) * 1e-6)  # room for one call, and after it for none
+    async with running(tmp_path / "capped", FakeBackend(script), caps=caps) as executor:
+        got = await executor.complete(ask("hi", json_mode=True), here())
+        assert (got.texts, got.usd) == (("bad 0",), micro(ACTUAL))
+        assert executor.store.summary().total.usd == micro(ACTUAL)
+    backend = FakeBackend(script)
+    async with running(tmp_path / "capped", backend, caps=caps) as executor:
+        assert (await executor.complete(ask("hi", json_mode=True), here())).texts == ("bad 0",)
+    assert backend.sent == []
+
+
+@pytest.mark.parametrize("fault", [TimeoutFault("x"), EmptyReplyFault("x", usage=Usage(completion_tokens=4))])
+async def test_what_is_paid_each_time_is_not_tried_so_often(tmp_path, fault):
+    backend = FakeBackend(lambda *_: fault)
+    async with running(tmp_path, backend, max_attempts=20, max_paid_attempts=3) as executor:
+        with pytest.raises(ExecutorError, match="failed 3 times"):
+            await executor.complete(ask(), here())
+    assert len(backend.sent) == 3
 
 
 @pytest.mark.parametrize("fault", [AuthFault("no"), BadRequestFault("no"), RateLimitedFault("no", retry_after=1e6)])

@@ -74,7 +74,7 @@ async def service(**options):
 async def evaluating(path, service, sandbox, *, usd=1.0):
     """An evaluation of the voting workflow on a service; yields a function that runs it, and the store."""
     store = CallStore(path / "calls.sqlite")
-    backend = OpenAIBackend("simulated", base_url=service.url, timeout_seconds=4.0)
+    backend = OpenAIBackend("simulated", base_url=service.url, timeout_seconds=6.0)
     options = MeteredOptions(max_tokens=100, backoff=Backoff(initial_seconds=0.01, max_seconds=0.1))
     prices = PriceTable({"simulated": PRICE})
     budget = Budget(Caps(usd=usd), spent=store.spent)

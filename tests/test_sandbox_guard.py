@@ -198,7 +198,7 @@ async def test_auto_never_takes_process(monkeypatch):
 @pytest.mark.parametrize("name", ["guard", "bwrap", "process"])
 async def test_a_sandbox_says_what_each_child_puts_on(name):
     async with opened(name, packages=()) as pool:
-        assert ("limits" in pool.layers) is True
+        assert "limits" in pool.layers
         guarded = {layer.partition(" (")[0] for layer in pool.layers} - {"limits", "a user id of its own"}
     assert guarded == (set() if name == "process" else {"no capabilities", "no_new_privs", "Landlock", "seccomp"})
 

@@ -132,6 +132,25 @@ async def test_slots_are_given_in_the_order_of_asking_and_all_at_once_is_not_ove
     assert order == ["all", "one", "two"]
 
 
+async def test_a_holder_and_a_waiter_that_are_cancelled_at_once_leave_the_count_right():
+    slots = Slots(1)
+
+    async def work():
+        async with slots.take(1):
+            await asyncio.sleep(60)
+
+    tasks = [asyncio.create_task(work()) for _ in range(3)]
+    await asyncio.sleep(0)
+    for task in tasks[:2]:
+        task.cancel()
+    ended = await asyncio.gather(*tasks[:2], return_exceptions=True)
+    assert [type(error) for error in ended] == [asyncio.CancelledError] * 2
+    tasks[2].cancel()
+    await asyncio.gather(tasks[2], return_exceptions=True)
+    async with asyncio.timeout(1):
+        await slots.acquire(1)
+
+
 async def test_a_waiter_that_is_cancelled_lets_the_next_one_through():
     slots = Slots(2)
     await slots.acquire(1)

@@ -83,6 +83,22 @@ def solver(agent, task):
     assert ended.error.startswith("OSError: [Errno 27] File too large")
 
 
+async def test_the_folder_holds_no_more_files_than_it_has_pages(sandbox):
+    code = """
+import errno, os
+
+def solver(agent, task):
+    try:
+        for number in range(100_000):
+            os.mkdir(str(number))
+    except OSError as error:
+        return {"answer": f"{number} {errno.errorcode[error.errno]}"}
+"""
+    made, error = (await run(sandbox, code)).answer.split()
+    assert error == "ENOSPC"
+    assert int(made) <= SIZE // 4096
+
+
 async def test_nothing_passes_from_item_to_item_and_nothing_is_left(sandbox):
     code = """
 import os

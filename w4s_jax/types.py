@@ -366,6 +366,7 @@ class ProgramRun:
     value: str = ""
     """`str()` of what `solution()` returned, else of the last expression, else standard output."""
     error: str = ""
+    seconds: float = 0.0
 
 
 class Sandbox(Protocol):

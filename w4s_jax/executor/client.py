@@ -11,6 +11,7 @@ models are built without validation and would let a broken one through.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import json
 import logging
@@ -47,6 +48,7 @@ from w4s_jax.executor.prices import prompt_tokens_bound
 from w4s_jax.types import CallContext, ChatReply, ChatRequest, InputError, Usage
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
+CALL_TIMEOUT_SECONDS = 120.0
 SAMPLE_HEADER = "X-W4S-Sample"
 """`<repetition>.<sample_index>`: a simulated server draws by it; others ignore it."""
 
@@ -55,7 +57,8 @@ _MAY_HAVE_RUN = frozenset({502, 504, 520, 522, 524})
 """A gateway lost the answer; what stands behind it may have made and billed it."""
 _ENDED_EARLY = ("length", "content_filter")
 """Finish reasons of a choice that is returned as it is, empty or not."""
-_BACKSLASH = re.compile(r'\\(["\\/bfnrtu]|)')
+_BACKSLASH = re.compile(r'\\([\\"/n]|u[0-9a-fA-F]{4}|[bfrt](?![a-zA-Z]))|\\')
+"""A backslash; group 1 where it opens an escape of JSON and no LaTeX word; as in `sandbox/child/parsing.py`."""
 _TEXT_AT_FAULT_PARAMETERS = frozenset({"messages", "temperature", "n", "max_tokens", "max_completion_tokens"})
 _TEXT_AT_FAULT_WORDS = (
     "context_length_exceeded",
@@ -86,7 +89,7 @@ class OpenAIBackend:
         *,
         base_url: str | None = None,
         api_key: str | None = None,
-        timeout_seconds: float = 120.0,
+        timeout_seconds: float = CALL_TIMEOUT_SECONDS,
         simulated: bool = False,
     ) -> None:
         """Makes the client; connects to nothing.
@@ -146,8 +149,8 @@ class OpenAIBackend:
         if len(reply.texts) < request.n:
             self._learn("n", f"it answered with {len(reply.texts)} choices where {request.n} were asked for")
             raise NotAcceptedFault("fewer choices than asked for", parameter="n", usage=reply.usage)
-        if "response_format" in payload and not _all_json(reply):
-            raise MalformedReplyFault("a choice is no JSON object, though JSON was asked for", reply=reply)
+        if "response_format" in payload and not _any_json(reply):
+            raise MalformedReplyFault("no choice is a JSON object, though JSON was asked for", reply=reply)
         return reply
 
     async def close(self) -> None:
@@ -282,21 +285,21 @@ def parse_reply(body: bytes, request: ChatRequest) -> ChatReply:
     return ChatReply(texts=texts, finish_reasons=reasons, usage=usage)
 
 
-def _all_json(reply: ChatReply) -> bool:
-    """Whether a workflow can read an object out of every choice that was not ended early."""
-    return all(
+def _any_json(reply: ChatReply) -> bool:
+    """Whether a workflow can read an object out of a choice, or one was ended early: all of them are paid again."""
+    return any(
         reason in _ENDED_EARLY or _holds_object(text)
         for text, reason in zip(reply.texts, reply.finish_reasons, strict=True)
     )
 
 
 def _holds_object(text: str) -> bool:
-    """Whether outermost braces hold a JSON object, LaTeX's backslashes aside, as a workflow's agent reads it."""
-    body = _BACKSLASH.sub(lambda found: found[0] if found[1] else r"\\", text[text.find("{") : text.rfind("}") + 1])
-    try:
-        return isinstance(json.loads(body, strict=False), dict)
-    except (ValueError, RecursionError):
-        return False
+    """Whether the outermost braces hold an object, as they are or with LaTeX's backslashes kept: as the agent reads."""
+    body = text[text.find("{") : text.rfind("}") + 1]
+    for candidate in (body, _BACKSLASH.sub(lambda found: found[0] if found[1] else r"\\", body)):
+        with contextlib.suppress(ValueError, RecursionError):
+            return isinstance(json.loads(candidate, strict=False), dict)
+    return False
 
 
 def _choice(choice: Mapping[str, Any]) -> tuple[str, str]:

@@ -222,6 +222,13 @@ class CallStore:
         self._sum(call.purpose, call.model, call.outcome).add(call)
         return done
 
+    def keep(self, key: str, reply: str) -> asyncio.Future[None]:
+        """Keeps a reply whose attempt is booked already; the future is as that of `book`."""
+        done = asyncio.get_running_loop().create_future()
+        done.add_done_callback(lambda future: future.cancelled() or future.exception())
+        self._put(_Write(reply=(key, reply), done=done))
+        return done
+
     @property
     def spent(self) -> Spent:
         """What the run has spent so far, for `Budget`."""

@@ -38,6 +38,7 @@ from w4s_jax.executor.ledger import IN_FLIGHT, REPLY, Call, CallStore
 from w4s_jax.executor.limits import Backoff, Clock, RateLimiter, Sleep
 from w4s_jax.executor.prices import CallCost, PriceTable, cost_of, usage_bound
 from w4s_jax.types import (
+    BudgetExceededError,
     CallContext,
     CallRefusedError,
     ChatReply,
@@ -62,9 +63,11 @@ class MeteredOptions:
     concurrency: int = 64
     """Most attempts on their way at once."""
     max_attempts: int = 20
-    """Attempts of one call, the first included: some ten minutes of a service that fails."""
+    """Attempts of one call, the first included: some ten minutes of a service that refuses at once."""
+    max_paid_attempts: int = 10
+    """Of these, attempts that failed and were billed, or may have been."""
     max_unreachable: int = 8
-    """Attempts of one call that found nobody there."""
+    """Of these, attempts that found nobody there."""
     max_tokens: int = 4096
     """Completion tokens of a request that does not say: without a bound nothing can be reserved."""
     largest_max_tokens: int = 32_768
@@ -80,7 +83,7 @@ class MeteredOptions:
     """Of the jitter."""
 
     def __post_init__(self) -> None:
-        for name in ("concurrency", "max_attempts", "max_unreachable", "max_tokens"):
+        for name in ("concurrency", "max_attempts", "max_paid_attempts", "max_unreachable", "max_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} is too low; give a number >= 1")
         if self.largest_n >= MAX_PARTS:
@@ -230,14 +233,20 @@ class MeteredExecutor:
 
     async def _fly(self, flight: _Flight, request: ChatRequest, context: CallContext, key: str) -> ChatReply:
         """Attempts until there is a reply, or no hope, or no patience."""
-        attempt, lessons = 1, 0
+        attempt, lessons, paid = 1, 0, 0
         failures = collections.Counter[str]()
+        spare: ChatReply | None = None
         while True:
             if self._one_by_one and request.n > 1:
                 return await self._ask_one_by_one(request, context)
-            last_try = failures[MalformedReplyFault.kind] == _JSON_TRIES - 1
+            last = failures[MalformedReplyFault.kind] == _JSON_TRIES - 1 or attempt == self._options.max_attempts
             try:
-                return await self._attempt(flight, request, context, key, any_text=last_try)
+                return await self._attempt(flight, request, context, key, any_text=last)
+            except BudgetExceededError:
+                if spare is None:
+                    raise
+                await self._store.keep(key, encode_reply(spare))
+                return spare
             except NotAcceptedFault as fault:
                 lessons += 1
                 self._one_by_one |= fault.parameter == "n"
@@ -248,7 +257,13 @@ class MeteredExecutor:
             except Fault as fault:
                 self._budget.check_seconds()
                 failures[fault.kind] += 1
-                hopeless = failures[UnreachableFault.kind] >= self._options.max_unreachable
+                paid += fault.billed_unknown or fault.usage is not None
+                if isinstance(fault, MalformedReplyFault):
+                    spare = dataclasses.replace(fault.reply, usd=self.price.usd(fault.reply.usage))
+                hopeless = (
+                    failures[UnreachableFault.kind] >= self._options.max_unreachable
+                    or paid >= self._options.max_paid_attempts
+                )
                 if hopeless or attempt >= self._options.max_attempts or not self._worth_waiting(fault):
                     self._give_up(fault, attempt)
                 self._tell(fault)
@@ -344,13 +359,15 @@ class MeteredExecutor:
         """Sends, for no longer than the cap on seconds allows."""
         left = self._budget.seconds_left
         try:
-            async with asyncio.timeout(None if math.isinf(left) else left):
+            async with asyncio.timeout(None if math.isinf(left) else left) as limit:
                 return await self._backend.send(request, context)
         except MalformedReplyFault as fault:
             if not any_text:
                 raise
             return fault.reply
         except TimeoutError as error:
+            if not limit.expired():
+                raise
             raise TimeoutFault("the cap on seconds was reached before the reply") from error
 
     def _entry(self, context: CallContext, key: str, bound: Usage, cost: CallCost) -> Call:

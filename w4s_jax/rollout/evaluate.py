@@ -131,7 +131,7 @@ class Evaluator:
         self.options = EvaluationOptions() if options is None else options
         self._slots = asyncio.Semaphore(self.options.concurrency)  # first come, first served
         self._limits = json.dumps(
-            [dataclasses.asdict(self.options.limits), self.options.max_calls_per_item,
+            [_decisive(self.options.limits), self.options.max_calls_per_item,
              self.options.max_completion_tokens, self.options.max_answer_characters, self.options.kept_characters]
         )  # fmt: skip
 
@@ -208,7 +208,7 @@ class Evaluator:
             split=job.split,
             repetition=job.repetition,
             executor=f"{self.executor.model} {self.options.scope}",
-            limits=f"{self._limits} {job.task.scratch_bytes}",
+            limits=f"{self._limits} scratch {job.task.scratch_bytes}" if job.task.scratch_bytes else self._limits,
         )
 
         async def run() -> Remembered:
@@ -269,6 +269,11 @@ class Evaluator:
             answer=None if text is None else bounded(text, kept),
             symptom=grade.symptom,
         )
+
+
+def _decisive(limits: Limits) -> dict[str, float]:
+    """The limits that every item has; a scratch folder is of some tasks alone."""
+    return {name: value for name, value in dataclasses.asdict(limits).items() if name != "scratch_bytes"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ budget and the labels, runs no model-written code, and trusts nothing a child se
   outlives it. The wall clock stops while a request of its is outstanding, and soon the
   child is stopped, too; the CPU limit never stops. A run that hit the wall clock is
   repeated once, alone, before it counts. Programs of `execute_code` have no second try:
-  their limit is one of CPU, and of twice that in wall clock.
+  their limit is one of CPU (whole seconds), and of twice it in wall clock.
 * Whatever it sends is data: length-limited JSON whose every field is checked. A child that
   floods, lies or dies ends its own item and is that workflow's own failure; the others
   have their turns meanwhile.
@@ -39,7 +39,7 @@ budget and the labels, runs no model-written code, and trusts nothing a child se
 * Memory and processes are limited for each child, not for all together: up to `MAX_CHILDREN`
   of them wait for the executor at a time. Children are the first that the kernel kills
   where memory runs out. Without root there is no user id of its own, and so no limit of
-  threads.
+  threads, and none of the number of files in a scratch folder.
 
 **`process`** only sets limits: see `PROCESS_DOES_NOT_STOP`.
 

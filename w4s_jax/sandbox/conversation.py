@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from w4s_jax.sandbox import base, protocol
-from w4s_jax.sandbox.link import START_SECONDS, Child, ZygoteDied
+from w4s_jax.sandbox.link import START_SECONDS, Child, Link, ZygoteDied
 from w4s_jax.sandbox.slots import Slots
 from w4s_jax.types import CallRefusedError, Limits, LLMCall, ProgramRun, RunStatus
 
@@ -58,6 +58,10 @@ class Attempt:
     ask: Ask | None
     weight: int = 1
     """Slots it holds while it computes; all of them when it runs alone."""
+    second_try: bool = True
+    """Whether a timeout among others is repeated alone."""
+    link: Link | None = None
+    """The zygote that it has to run under: that of its workflow, which has a folder to write to."""
 
 
 class _OutOfTimeError(Exception):
@@ -188,9 +192,8 @@ class Conversation:
         most = base.MAX_PROGRAM_CLOCKS * self._attempt.limits.wall_seconds
         if self._program_seconds >= most:
             raise CallRefusedError(f"execute_code has taken {most:g} s in all; return an answer")
-        begun = time.monotonic()
         ran = await self._run_program(request.code, _program_limits(self._attempt.limits, request.timeout))
-        self._program_seconds += time.monotonic() - begun
+        self._program_seconds += ran.seconds  # of its own clock: how long it waited for its turn is not its doing
         if ran.status is RunStatus.TIMEOUT:
             return {"error": f"the time limit of {request.timeout:g} s"}
         return {"value": ran.value} if ran.status is RunStatus.OK else {"error": ran.error}

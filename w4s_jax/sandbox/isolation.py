@@ -82,7 +82,9 @@ class Recipe:
                 f"use --sandbox=bwrap ({INSTALL_BWRAP})"
             )
         before = self.wrapper.index("--remount-ro")
-        mount = ("--perms", "0777", "--size", str(size), "--tmpfs", SCRATCH)
+        mount = ["--perms", "0777", "--size", str(size), "--tmpfs", SCRATCH]
+        if os.geteuid() == 0:
+            mount += ["--cap-add", "CAP_SYS_ADMIN"]  # to bound the number of files; given up before the first fork
         return dataclasses.replace(
             self,
             config={**self.config, "scratch": [SCRATCH, size]},

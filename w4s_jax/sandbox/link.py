@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import errno
 import math
 import os
 import signal
@@ -29,6 +30,7 @@ from w4s_jax.types import Limits, SandboxError
 START_SECONDS = 30.0
 _LEAVE_SECONDS = 0.2
 _READ = 1 << 16
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
 class ZygoteDied(Exception):
@@ -155,8 +157,9 @@ class Link:
 
         Raises:
             UnusableError: it did not start, or a layer did not hold.
+            NoRoom: there was no room for another process or descriptor.
         """
-        with tempfile.TemporaryFile() as stderr:
+        with self._named_errors(), tempfile.TemporaryFile() as stderr:
             process = self._popen(stderr)
             try:
                 told = await self._handshake()
@@ -182,17 +185,31 @@ class Link:
         """Starts the process with one end of a new control socket."""
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
-            self._process = subprocess.Popen(
-                self._recipe.command(theirs.fileno()),
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                env=self._recipe.environment,
-                cwd="/",
-                start_new_session=True,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    self._recipe.command(theirs.fileno()),
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=stderr,
+                    env=self._recipe.environment,
+                    cwd="/",
+                    start_new_session=True,
+                )
+            except OSError:
+                self._control.close()
+                raise
         return self._process
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """What the kernel refuses: for want of room, which may pass, or for good."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise NoRoom(str(error)) from None
+            raise UnusableError(f"sandbox {self._recipe.name!r} does not work here: {error}") from None
 
     async def _handshake(self) -> dict[str, list[str]] | None:
         """Sends the config; returns the leaks and layers that the zygote found, or None where it died or broke."""
@@ -282,14 +299,9 @@ class Link:
                 child.exited.set_result(Exit(status, cpu))
 
     def _die(self) -> None:
-        """The zygote is gone: every child's end is that of the zygote."""
-        if self.dead:
-            return
-        self.close()
-        for child in self._children.values():
-            child.exited.set_exception(ZygoteDied())
-            child.exited.exception()  # marked as seen: not every run still waits for it
-        self._children.clear()
+        """The zygote is gone."""
+        if not self.dead:
+            self.close()
 
     def close(self) -> None:
         """Ends the zygote and all its children, and waits for it."""
@@ -302,7 +314,7 @@ class Link:
         await asyncio.to_thread(self._wait)
 
     def _let_go(self) -> None:
-        """Closes our end of the socket, which ends the zygote."""
+        """Closes our end of the socket, which ends the zygote: every child's end is that of the zygote."""
         if not self.dead:
             self._loop.remove_reader(self._control.fileno())
             self._loop.remove_writer(self._control.fileno())
@@ -313,6 +325,10 @@ class Link:
         self._outbox.clear()
         if self._process is not None:
             self._control.close()
+        for child in self._children.values():
+            child.exited.set_exception(ZygoteDied())
+            child.exited.exception()  # marked as seen: not every run still waits for it
+        self._children.clear()
 
     def _wait(self) -> None:
         if self._process is None:

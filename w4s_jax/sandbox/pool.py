@@ -20,10 +20,11 @@ from collections.abc import Sequence
 from w4s_jax.sandbox import base, protocol
 from w4s_jax.sandbox.conversation import Attempt, Conversation, End
 from w4s_jax.sandbox.isolation import Recipe
-from w4s_jax.sandbox.link import Link, NoRoom, ZygoteDied
+from w4s_jax.sandbox.link import Link, NoRoom, UnusableError, ZygoteDied
 from w4s_jax.sandbox.slots import Slots
 from w4s_jax.types import (
     AskLLM,
+    CallRefusedError,
     InputError,
     Limits,
     LLMCall,
@@ -58,6 +59,7 @@ class Pool:
         self._ids = itertools.count(int.from_bytes(os.urandom(3), "big"))  # other pools of the machine begin elsewhere
         self._link = Link(recipe, self._ids)
         self._warm_link = Link(recipe.preloaded(), self._ids)
+        self._links = {self._link, self._warm_link}
         self._named = recipe.mentions()
         self._restart = asyncio.Lock()
         self._slots = Slots(_SLOTS_A_WORKER * workers)
@@ -71,7 +73,10 @@ class Pool:
             UnusableError: the back end does not work here.
         """
         _allow_descriptors()
-        await self._link.start()
+        try:
+            await self._link.start()
+        except NoRoom as error:
+            raise UnusableError(f"sandbox {self.name!r} does not work here: {error}") from None
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -81,8 +86,8 @@ class Pool:
     def close(self) -> None:
         """Ends the zygotes with all children."""
         self._closed = True
-        self._link.close()
-        self._warm_link.close()
+        for link in list(self._links):
+            link.close()
 
     async def run_workflow(self, workflow: Workflow, given: SolverInput, ask: AskLLM, limits: Limits) -> WorkflowRun:
         """Runs `solver` on one item in a fresh child.
@@ -127,33 +132,34 @@ class Pool:
 
     async def _program_of_workflow(self, link: Link, code: str, limits: Limits) -> ProgramRun:
         """One try; beside its workflow where that has a folder to write to."""
-        attempt = Attempt(job={"kind": "program", "code": code}, limits=limits, ask=None)
-        return self._program_run(await self._persist(attempt, link if limits.scratch_bytes else None), limits)
+        attempt = Attempt(
+            job={"kind": "program", "code": code},
+            limits=limits,
+            ask=None,
+            second_try=False,
+            link=link if limits.scratch_bytes else None,
+        )
+        return self._program_run(await self._run(attempt), limits)
 
     def _program_run(self, end: End, limits: Limits) -> ProgramRun:
         try:
             if end.frame is not None:
-                return protocol.parse_program_result(end.frame, limits)
+                return protocol.parse_program_result(end.frame, limits, end.seconds)
         except protocol.BreachError as error:
-            return ProgramRun(status=RunStatus.MALFORMED, error=f"the program broke the protocol: {error}")
-        return ProgramRun(status=end.status, error=end.error)
+            broke = f"the program broke the protocol: {error}"
+            return ProgramRun(status=RunStatus.MALFORMED, error=broke, seconds=end.seconds)
+        return ProgramRun(status=end.status, error=end.error, seconds=end.seconds)
 
     async def _run(self, attempt: Attempt) -> End:
-        """Among others; after a timeout, once more alone."""
+        """One attempt among others; after a timeout one alone, after a zygote's death up to three alone."""
         _check(attempt.limits)
-        end = await self._persist(attempt)
-        if end.status is RunStatus.TIMEOUT:
-            end = await self._persist(dataclasses.replace(attempt, weight=self._slots.total))
-        return end
-
-    async def _persist(self, attempt: Attempt, link: Link | None = None) -> End:
-        """One attempt that comes to an end of its own: after a death of the zygote alone, up to three times."""
+        alone = dataclasses.replace(attempt, weight=self._slots.total)
         deaths, waits = 0, iter(_NO_ROOM_WAITS)
         while True:
             if attempt.ask:
                 attempt.ask.rewind()
             try:
-                return await self._attempt(attempt, link)
+                end = await self._attempt(attempt)
             except NoRoom:
                 wait = next(waits, None)
                 if wait is None:
@@ -163,20 +169,24 @@ class Pool:
                     ) from None
                 await asyncio.sleep(wait)
             except ZygoteDied:
-                if link is not None:
+                if attempt.link:
                     raise  # that of its workflow, which begins again
                 deaths += 1
                 if deaths > _LONE_ATTEMPTS:
                     raise SandboxError(
                         f"the zygote of sandbox {self.name!r} died, or could not guard its child, {deaths} times"
                     ) from None
-                attempt = dataclasses.replace(attempt, weight=self._slots.total)
+                attempt = alone
+            else:
+                if end.status is not RunStatus.TIMEOUT or attempt is alone or not attempt.second_try:
+                    return end
+                attempt = alone
 
-    async def _attempt(self, attempt: Attempt, link: Link | None) -> End:
+    async def _attempt(self, attempt: Attempt) -> End:
         await self._slots.acquire(attempt.weight)
         async with contextlib.AsyncExitStack() as stack:
             try:
-                link = link or await self._link_for(attempt, stack)
+                link = attempt.link or await self._link_for(attempt, stack)
                 child = link.spawn(attempt.limits)
             except BaseException:
                 self._slots.release(attempt.weight)
@@ -190,24 +200,31 @@ class Pool:
         if attempt.limits.scratch_bytes:
             recipe = self._recipe.preloaded() if warm else self._recipe
             link = Link(recipe.with_scratch(attempt.limits.scratch_bytes), self._ids)
+            self._check_open()
+            self._links.add(link)
+            stack.callback(self._links.discard, link)
             stack.push_async_callback(link.leave)
             await link.start()
             return link
         link = self._warm_link if warm else self._link
         async with self._restart:
-            if self._closed:
-                raise SandboxError(f"sandbox {self.name!r} is closed; open it again")
+            self._check_open()
             if link.dead:
                 await link.start()
         return link
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SandboxError(f"sandbox {self.name!r} is closed; open it again")
+
 
 class _Replay:
-    """An `ask` that remembers: a repeated run gets the replies that it has already got."""
+    """An `ask` that remembers: a repeated run gets the replies, and the refusals, that it has already got."""
 
     def __init__(self, ask: AskLLM) -> None:
         self._ask = ask
-        self._past: list[tuple[str, Sequence[str]]] = []  # by digest: hundreds of waiting runs hold one each
+        self._past: list[tuple[str, Sequence[str] | CallRefusedError]] = []
+        """By digest: hundreds of waiting runs hold such a list each."""
         self._next = 0
 
     def rewind(self) -> None:
@@ -215,16 +232,21 @@ class _Replay:
         self._next = 0
 
     async def __call__(self, call: LLMCall) -> Sequence[str]:
-        if self._next < len(self._past):
-            past, texts = self._past[self._next]
-            self._next += 1
-            if past == call.digest:
-                return texts
-            del self._past[self._next - 1 :]  # the repeated run went another way
-        texts = await self._ask(call)
-        self._past.append((call.digest, texts))
-        self._next = len(self._past)
-        return texts
+        if self._next < len(self._past) and self._past[self._next][0] != call.digest:
+            del self._past[self._next :]  # the repeated run went another way
+        if self._next == len(self._past):
+            self._past.append((call.digest, await self._asked(call)))
+        answer = self._past[self._next][1]
+        self._next += 1
+        if isinstance(answer, CallRefusedError):
+            raise answer
+        return answer
+
+    async def _asked(self, call: LLMCall) -> Sequence[str] | CallRefusedError:
+        try:
+            return await self._ask(call)
+        except CallRefusedError as error:
+            return error
 
 
 def _allow_descriptors() -> None:

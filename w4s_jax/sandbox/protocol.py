@@ -177,15 +177,15 @@ def malformed(error: str, seconds: float) -> WorkflowRun:
     return WorkflowRun(status=RunStatus.MALFORMED, error=error, seconds=seconds)
 
 
-def parse_program_result(message: Mapping[str, Any], limits: Limits) -> ProgramRun:
+def parse_program_result(message: Mapping[str, Any], limits: Limits, seconds: float) -> ProgramRun:
     """Checks the result of a program."""
     status = _status(message)
     if status is not RunStatus.OK:
-        return ProgramRun(status=status, error=_line(message.get("error")))
+        return ProgramRun(status=status, error=_line(message.get("error")), seconds=seconds)
     value = message.get("value")
     if not isinstance(value, str) or len(value) > limits.output_bytes:
         raise BreachError("the value of a program must be a text within output_bytes")
-    return ProgramRun(status=status, value=_cleaned(value))
+    return ProgramRun(status=status, value=_cleaned(value), seconds=seconds)
 
 
 def _status(message: Mapping[str, Any]) -> RunStatus:

@@ -42,8 +42,7 @@ class Slots:
             if turn.done() and not turn.cancelled():
                 self.release(count)
             else:
-                self._queue.remove((count, turn))
-                self._hand_out()
+                self._hand_out()  # it stood in the way, perhaps
             raise
 
     def release(self, count: int) -> None:
@@ -52,7 +51,11 @@ class Slots:
         self._hand_out()
 
     def _hand_out(self) -> None:
-        while self._queue and self._queue[0][0] <= self._free:
-            count, turn = self._queue.popleft()
-            self._free -= count
-            turn.set_result(None)
+        while self._queue:
+            count, turn = self._queue[0]
+            if not turn.cancelled():
+                if count > self._free:
+                    return
+                self._free -= count
+                turn.set_result(None)
+            self._queue.popleft()

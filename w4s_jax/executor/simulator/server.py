@@ -211,6 +211,7 @@ class _Service:
             return _error(500, "The server had an error.", "server_error")
         if fault is FaultKind.HANG:
             await asyncio.sleep(self._options.hang_seconds)
+            return _error(504, "The server had no answer in time.", "timeout")
         return None
 
 

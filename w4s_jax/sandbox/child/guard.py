@@ -8,6 +8,7 @@ zygote and inherited. Without `guarded` only the limits are set: the `process` b
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import signal
@@ -24,6 +25,10 @@ MAX_THREADS = 36
 MAX_QUEUED_SIGNALS = 128
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 _CAPABILITY_VERSION_3 = 0x20080522
+_WITHOUT_SYS_ADMIN = (~(1 << 21) & 0xFFFFFFFF,) * 3 + (0xFFFFFFFF,) * 3
+"""Effective, permitted and inheritable capabilities 0 to 31, then 32 to 63, but for number 21."""
+_MS_NOSUID, _MS_NODEV, _MS_REMOUNT = 2, 4, 32
+_PAGE, _FEWEST_FILES = 4096, 64
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
 RANDOM_DEVICES = ("/dev/urandom", "/dev/random")
 
@@ -129,6 +134,27 @@ def set_limits(limits: ChildLimits, own_uid: bool, file_bytes: int) -> None:
         if most != resource.RLIM_INFINITY:
             soft, hard = min(soft, most), min(hard, most)
         resource.setrlimit(kind, (soft, hard))
+
+
+def bound_files(scratch: str, size: int) -> None:
+    """Lets a tmpfs hold no more files than it has pages, and gives up the right to mount.
+
+    bwrap bounds its bytes alone, and an empty file or folder holds a kilobyte of the kernel's.
+
+    Args:
+        scratch: where it is mounted.
+        size: bytes.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    options = f"size={size},nr_inodes={max(_FEWEST_FILES, size // _PAGE)},mode=0777".encode()
+    flags = ctypes.c_ulong(_MS_REMOUNT | _MS_NOSUID | _MS_NODEV)
+    check(libc().mount(None, scratch.encode(), None, flags, options), f"mount {scratch}")
+    header, held = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), ctypes.create_string_buffer(24)
+    check(libc().capget(header, held), "capget")
+    kept = [bits & mask for bits, mask in zip(struct.unpack("=6I", held), _WITHOUT_SYS_ADMIN, strict=True)]
+    check(libc().capset(header, struct.pack("=6I", *kept)), "capset")
 
 
 def close_all_but(keep: set[int]) -> None:

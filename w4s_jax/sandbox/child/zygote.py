@@ -46,6 +46,8 @@ def main(control_fd: int) -> None:
     control = socket.socket(fileno=control_fd)
     config = frames.read_frame(control_fd, MAX_CONFIG)
     try:
+        if config["scratch"] and os.geteuid() == 0:
+            guard.bound_files(*config["scratch"])
         zygote = Zygote(control, config)
     except OSError as error:
         frames.write_frame(control_fd, {"leaks": [str(error)], "layers": []})
@@ -124,6 +126,8 @@ class Zygote:
             self._signal(child_id, signal.SIGCONT)
         elif fds:
             self._spawn(child_id, guard.ChildLimits(cpu_seconds, memory_bytes, output_bytes), fds[0])
+        else:  # the machine had no descriptor left for it
+            self._report(child_id, NOT_FORKED, 0.0)
         return True
 
     def _spawn(self, child_id: int, limits: guard.ChildLimits, fd: int) -> None:
