@@ -9,6 +9,7 @@ resumable; 130 and 143 after Ctrl-C and SIGTERM, saved and resumable.
 from __future__ import annotations
 
 import asyncio
+import io
 import logging as std_logging
 import os
 import shlex
@@ -30,8 +31,12 @@ EXIT_BUDGET = 3
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs `main` under absl; turns the errors of the house into one line and an exit code."""
     logging.set_verbosity(logging.ERROR)  # of the libraries that log through absl: orbax and jax say much
-    std_logging.getLogger("w4s_jax").addHandler(_handler())
-    std_logging.getLogger("w4s_jax").propagate = False
+    ours = std_logging.getLogger("w4s_jax")
+    ours.addHandler(_handler())
+    ours.setLevel(std_logging.WARNING)  # absl has set the root's, which would hold for ours
+    ours.propagate = False
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without Unicode must not cost the result
     app.run(lambda argv: _guarded(main, argv))
 
 

@@ -9,6 +9,7 @@ what workflows make of them; their length is stated as an assumption.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -79,6 +80,6 @@ def spelled(case: dict[str, Any]) -> str:
         "Attempts that fail and may have been billed come on top: how many, only the service knows.",
     ]
     cap = case["budget_usd"]
-    if cap is not None:
+    if cap is not None and math.isfinite(cap):
         lines.append(f"Never more than --budget_usd={cap:g} is spent: a call that could pass it is not sent.")
     return "\n".join(lines)

@@ -145,8 +145,9 @@ def as_json(question: Question, found: Found, world: World) -> dict[str, Any]:
         "workflow": {"name": question.workflow.name, "digest": question.workflow.digest},
         "repetition": evaluation.repetition,
         "metric": task.metric,
-        "score": evaluation.score,
+        "score": evaluation.score if evaluation.n else None,
         **share(evaluation.num_right, evaluation.n).as_json(),
+        **({} if evaluation.n else {"accuracy": None}),
         "ci_method": "wilson",
         "not_evaluated": len(outcomes) - evaluation.n,
         "simulated": world.executor.simulated,
@@ -156,7 +157,8 @@ def as_json(question: Question, found: Found, world: World) -> dict[str, Any]:
         "prompt_tokens": sum(o.prompt_tokens for o in outcomes),
         "completion_tokens": sum(o.completion_tokens for o in outcomes),
         "bought": dataclasses.asdict(found.bought),
-        "faults": world.calls.summary().faults,
+        "spent_in_run_dir": world.calls.spent.usd,
+        "faults_in_run_dir": world.calls.summary().faults,
         "seconds": found.seconds,
         "sandbox": world.sandbox.name,
         "items": [
@@ -168,9 +170,14 @@ def as_json(question: Question, found: Found, world: World) -> dict[str, Any]:
                 "error": o.error,
                 "symptom": o.symptom,
                 "calls": o.calls,
+                "prompt_tokens": o.prompt_tokens,
+                "completion_tokens": o.completion_tokens,
                 "usd": o.usd,
+                "traceback": world.evaluator.traceback(
+                    question.workflow, task, item, split=question.split, repetition=evaluation.repetition
+                ),
             }
-            for o in outcomes
+            for item, o in zip(question.items, outcomes, strict=True)
         ],
     }
 
@@ -185,8 +192,8 @@ def printed(result: dict[str, Any]) -> str:
         f"{result['workflow']['name']} on {result['task']}, {result['split']}: "
         f"{len(result['items'])} of {result['split_size']} items (hash {result['split_hash'][:12]}), "
         f"executor {result['executor_model']}, sandbox {result['sandbox']}",
-        f"  accuracy {result['accuracy']:.3f} [{low:.3f}, {high:.3f}] n={n} (95 %)"
-        + (f"  {result['metric']} {result['score']:.3f}" if result["metric"] == "f1" else ""),
+        f"  accuracy {result['accuracy']:.3f} [{low:.3f}, {high:.3f}] n={n} (95 %)" if n else "  nothing was evaluated",
+        *([f"  f1 {result['score']:.3f}"] if n and result["metric"] == "f1" else []),
         "  " + ", ".join(f"{statuses[status]} {status.replace('_', ' ')}" for status in ItemStatus),
     ]
     for status in (ItemStatus.WRONG, ItemStatus.BROKE):
@@ -195,10 +202,13 @@ def printed(result: dict[str, Any]) -> str:
         f"  {result['calls']} calls, {result['prompt_tokens']} + {result['completion_tokens']} tokens, "
         f"{result['usd']:.6f} {kind} ({result['usd'] / n if n else 0.0:.6f} an item)"
     )
+    cap = f" of --budget_usd={FLAGS.budget_usd}" if FLAGS.budget_usd else ""
     lines.append(
-        f"  bought now: {bought['calls']} attempts, {bought['usd']:.6f} {kind}; {result['seconds']:.1f} s"
-        + (f"; faults in this folder: {spelled(result['faults'])}" if result["faults"] else "")
+        f"  bought now: {bought['calls']} attempts, {bought['usd']:.6f} {kind}, {result['seconds']:.1f} s; "
+        f"in {FLAGS.run_dir} so far: {result['spent_in_run_dir']:.6f} {kind}{cap}"
     )
+    if result["faults_in_run_dir"]:
+        lines.append(f"  faults there so far: {spelled(result['faults_in_run_dir'])}")
     return "\n".join([*lines, _SIMULATED] if result["simulated"] else lines)
 
 
@@ -209,10 +219,19 @@ def symptoms(items: Sequence[dict[str, Any]], status: ItemStatus) -> list[str]:
     lines = []
     for symptom, count in counts.most_common(_SHOWN_SYMPTOMS):
         example = next(item for item in found if (item["symptom"] or str(status)) == symptom)
-        shown = example["error"] or example["answer"] or ""
-        shown = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(shown.split())[:100])
+        shown = (example["error"] or example["answer"] or "") + last_line(example["traceback"])
+        shown = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(shown.split())[:160])
         lines.append(f"    {status}: {count} × {symptom}, e.g. {example['id']}: {shown}")
     return lines
+
+
+def last_line(traceback: str) -> str:
+    """Where a workflow raised: ` (line 4, in read: return json.loads(text))`; empty where nobody knows."""
+    frames = [line.strip() for line in traceback.splitlines()[1:-1]]
+    if len(frames) < 2:
+        return ""
+    _, _, place = frames[-2].partition(", ")
+    return f" ({place}: {frames[-1]})"
 
 
 def spelled(counts: dict[str, int]) -> str:
@@ -245,9 +264,10 @@ async def evaluate(question: Question, run: RunDirectory) -> None:
     async with open_world({question.task.name: question.task}, run.calls, outcomes) as world:
         found = await answered(question, world)
         result = as_json(question, found, world)
-    print(printed(result))
-    if FLAGS.json_out:
-        run.write_json(Path(FLAGS.json_out), result)
+    try:
+        run.write_out(result)
+    finally:
+        print(printed(result))
     error = left_out(found.evaluation)
     if error is not None:
         raise error
@@ -260,8 +280,7 @@ def main(argv: Sequence[str]) -> None:
     run = RunDirectory(Path(FLAGS.run_dir))
     if FLAGS.dry_run:
         case = dry_run.worst_case({f"{question.split} items": len(question.items)})
-        if FLAGS.json_out:
-            run.write_json(Path(FLAGS.json_out), case)
+        run.write_out(case)
         print(dry_run.spelled(case))
         return
     try:

@@ -328,8 +328,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"remedy          {remedy(result['suggested_mesh'])}")
     if FLAGS.measure:
         measure(result, trainer, found.rows)
-    if FLAGS.json_out:
-        RunDirectory(Path()).write_json(Path(FLAGS.json_out), result)
+    RunDirectory(Path()).write_out(result)
 
 
 def refused(error: DoesNotFitError, config: ModelConfig, place: Place) -> None:
@@ -343,7 +342,7 @@ def refused(error: DoesNotFitError, config: ModelConfig, place: Place) -> None:
             "hbm_bytes_per_chip": place.chip.hbm_bytes,
         }
         answer = {"model": model_name(), **sizes, "fits": False, "largest_batch": 0, "suggested_mesh": mesh}
-        RunDirectory(Path()).write_json(Path(FLAGS.json_out), answer)
+        RunDirectory(Path()).write_out(answer)
 
 
 def measure(result: dict[str, Any], trainer: Trainer, rows: int) -> None:

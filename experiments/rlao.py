@@ -74,8 +74,7 @@ async def finish(job: Job, before: Sequence[Trajectory], after: Sequence[Traject
         paths=paths,
     )
     job.run.write_json(job.run.summary, summary)
-    if FLAGS.json_out:
-        job.run.write_json(Path(FLAGS.json_out), summary)
+    job.run.write_out(summary)
     write_report(job.run.root)
     print(printed(results, summary, FLAGS.eval_task or FLAGS.task))
 
@@ -196,8 +195,7 @@ def main(argv: Sequence[str]) -> None:
     run = RunDirectory(Path(FLAGS.run_dir))
     if FLAGS.dry_run:
         case = dry_run.worst_case(dry_run.runs_of_rlao())
-        if FLAGS.json_out:
-            run.write_json(Path(FLAGS.json_out), case)
+        run.write_out(case)
         print(dry_run.spelled(case))
         return
     if jax.process_index() > 0:

@@ -110,11 +110,40 @@ class RunDirectory:
             os.replace(partial, path)
         except OSError as error:
             partial.unlink(missing_ok=True)
-            raise StoreError(f"cannot write {path}: {error.strerror}; free space or give another --run_dir") from None
+            raise StoreError(f"cannot write {path}: {error.strerror}; free space or give another path") from None
 
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
         """Writes a JSON object with `schema_version`."""
-        self.write(path, json.dumps({"schema_version": 1, **value}, indent=1, allow_nan=False) + "\n")
+        self.write(path, _as_text(value))
+
+    def write_out(self, value: Mapping[str, Any]) -> None:
+        """Writes what `--json_out` asks for, if it does; a pipe or a device is written to as it is.
+
+        Raises:
+            InputError: it names a file of the run itself.
+            StoreError: it cannot be written.
+        """
+        if not flags.FLAGS.json_out:
+            return
+        given = Path(flags.FLAGS.json_out)
+        path, own = given.resolve(), {file.resolve() for file in vars(self).values()}
+        if self.root != Path() and own & {path, *path.parents} - {self.root.resolve()}:  # else there is no run
+            raise InputError(f"--json_out={given} is a file of the run itself; give another")
+        if given.is_relative_to("/dev") or (given.exists() and not given.is_file()):
+            self._append(given, _as_text(value))
+        else:
+            self.write(path, _as_text(value))
+
+    def _append(self, path: Path, text: str) -> None:
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise StoreError(f"--json_out={path} cannot be written: {error.strerror}; give another") from None
+
+
+def _as_text(value: Mapping[str, Any]) -> str:
+    return json.dumps({"schema_version": 1, **value}, indent=1, allow_nan=False) + "\n"
 
 
 def _name_and_line(line: str) -> tuple[str, str]:

@@ -101,8 +101,9 @@ async def simulate() -> int:
             print(f"simulated executor at {url}: knows {len(backend)} questions of {', '.join(tasks)}\n")
             print(" \\\n    ".join(command) + "\n")
             print(
-                "The client takes it for a paid service, so it wants a cap (--budget_usd) and prices. These are the\n"
-                'simulator\'s made-up ones; {"input": 0, "output": 0} makes it free. No real money is spent.\n'
+                f"A model named {backend.model!r} on this machine is known to be simulated; cap and prices, the\n"
+                "simulator's made-up ones, bind it all the same. With another --executor_model, which this server\n"
+                "takes as well, the client sees a paid service and wants both. No real money is spent.\n"
                 "Ctrl-C stops it.",
                 flush=True,
             )

@@ -28,7 +28,7 @@ from w4s_jax.rollout.memo import OutcomeMemo
 from w4s_jax.sandbox import open_sandbox
 from w4s_jax.tasks.base import SealedTask, SplitSizes
 from w4s_jax.tasks.registry import expand_tasks, make_task
-from w4s_jax.types import Sandbox
+from w4s_jax.types import InputError, Sandbox
 
 FLAGS = flags.FLAGS
 
@@ -61,6 +61,8 @@ def load_tasks(names: Iterable[str]) -> dict[str, SealedTask]:
     Raises:
         InputError: an unknown task, or missing or bad data.
     """
+    if FLAGS.data_dir and not Path(FLAGS.data_dir).is_dir():
+        raise InputError(f"--data_dir={FLAGS.data_dir} is no folder; give the one that holds NAME/SPLIT.jsonl, or none")
     sizes = SplitSizes(validation=FLAGS.validation_size or None, test=FLAGS.test_size or None)
     data_dir = Path(FLAGS.data_dir) if FLAGS.data_dir else None
     return {
@@ -117,7 +119,7 @@ def make_backend(tasks: Iterable[SealedTask]) -> Backend:
             FLAGS.executor_model,
             base_url=FLAGS.executor_base_url or None,
             timeout_seconds=FLAGS.call_timeout,
-            simulated=FLAGS.executor_model == MODEL_NAME,  # our own simulator behind its server
+            simulated_on_loopback=MODEL_NAME,  # our own simulator behind its server
         )
     return SimulatedBackend(tasks=tasks)
 
@@ -144,13 +146,18 @@ def metered(backend: Backend, calls: CallStore) -> MeteredExecutor:
 def make_prices() -> PriceTable:
     """List prices with the overrides of `--executor_prices`, which is JSON or the path of a file of it."""
     given = FLAGS.executor_prices
+    if given.endswith(".json") and not Path(given).is_file():
+        raise InputError(f"--executor_prices={given} is no file; give one, or the JSON itself")
     return PriceTable(parse_prices(Path(given).read_text() if given and Path(given).is_file() else given))
 
 
 def evaluation_options() -> EvaluationOptions:
-    """How items are run."""
+    """How items are run: as many at once as have a call on its way, and a few more that compute.
+
+    More would share the calls that a cap allows among items that none of them finishes.
+    """
     return EvaluationOptions(
-        concurrency=2 * FLAGS.concurrency,
+        concurrency=FLAGS.concurrency + 2 * (FLAGS.sandbox_workers or os.cpu_count() or 1),
         max_calls_per_item=FLAGS.max_calls_per_item,
         item_timeout=FLAGS.item_timeout,
         max_completion_tokens=FLAGS.executor_max_tokens,

@@ -129,7 +129,7 @@ async def test_a_call_that_was_not_sent_ends_with_its_last_waiter(tmp_path):
 
 async def test_what_is_on_its_way_at_close_stays_booked_in_full(tmp_path):
     backend = FakeBackend(open=asyncio.Event())
-    async with running(tmp_path, backend) as executor:
+    async with running(tmp_path, backend, drain_seconds=0.01) as executor:
         call = asyncio.create_task(executor.complete(ask(), here()))
         while not backend.sent:
             await asyncio.sleep(0)
@@ -221,12 +221,32 @@ async def test_a_paid_model_needs_a_price_and_a_cap_in_usd(tmp_path):
     await store.close()
 
 
-async def test_the_cap_on_seconds_ends_a_call_on_its_way(tmp_path):
-    backend = FakeBackend(open=asyncio.Event())
+async def test_the_cap_on_seconds_sends_no_call_and_keeps_those_on_their_way(tmp_path):
+    gate = asyncio.Event()
+    backend = FakeBackend(open=gate)
     async with running(tmp_path, backend, caps=Caps(usd=1, seconds=0.1)) as executor:
+        call = asyncio.create_task(executor.complete(ask("first"), here()))
+        await asyncio.sleep(0.2)
         with pytest.raises(BudgetExceededError, match=r"--budget_seconds=0\.1"):
-            await executor.complete(ask(), here())
-        assert executor.store.summary().total.usd == micro(BOUND)
+            await executor.complete(ask("second"), here())
+        gate.set()
+        assert (await call).texts == ("first#0.0",)
+        assert len(backend.sent) == 1
+        assert executor.store.summary().total.usd == micro(ACTUAL)
+
+
+async def test_what_was_sent_arrives_though_the_executor_is_closing(tmp_path):
+    gate = asyncio.Event()
+    backend = FakeBackend(open=gate)
+    async with running(tmp_path, backend) as executor:
+        call = asyncio.create_task(executor.complete(ask(), here()))
+        while not backend.sent:
+            await asyncio.sleep(0)
+        call.cancel()  # as Ctrl-C does
+        asyncio.get_running_loop().call_later(0.1, gate.set)
+    async with running(tmp_path, FakeBackend()) as executor:
+        assert (await executor.complete(ask(), here())).from_cache
+        assert executor.store.summary().total.usd == micro(ACTUAL)
 
 
 # --- n, one by one ----------------------------------------------------------------

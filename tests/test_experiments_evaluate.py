@@ -1,8 +1,10 @@
 """`experiments.evaluate` as a command: what it writes, that nothing else decides it, how it stops and goes on."""
 
 import json
+import os
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import time
@@ -10,10 +12,12 @@ import time
 import pytest
 from rlao_runs import one_line
 
-from benchmarks.kill_and_resume import Command, ended
+from benchmarks.kill_and_resume import ROOT, Command, ended
 
 KEYS = """task split split_hash metric score accuracy n ci95 ci_method simulated executor_model usd calls prompt_tokens
     completion_tokens seconds sandbox items schema_version""".split()
+TAKEN = ("seconds", "bought", "spent_in_run_dir", "faults_in_run_dir", "sandbox")
+"""What it took to find out."""
 MIXED = """
 def solver(agent, task):
     kind = sum(map(ord, task)) % 6
@@ -58,7 +62,7 @@ def evaluate(command, workflow, tmp_path):
 
 def of_the_workflow(result):
     """What must not depend on how the evaluation was run."""
-    return {key: value for key, value in result.items() if key not in ("seconds", "bought", "faults", "sandbox")}
+    return {key: value for key, value in result.items() if key not in TAKEN}
 
 
 def test_the_result_is_as_documented_and_adds_up(evaluate):
@@ -79,6 +83,12 @@ def test_the_result_is_as_documented_and_adds_up(evaluate):
     assert {(item["status"] == "broke", item["calls"]) for item in items} == {(True, 0), (False, 2)}
     assert result["calls"] == result["bought"]["calls"] == sum(item["calls"] for item in items)
     assert result["usd"] == pytest.approx(sum(item["usd"] for item in items))
+    assert result["spent_in_run_dir"] == pytest.approx(result["usd"])
+    (raised,) = {item["traceback"] for item in items if item["error"].startswith("KeyError")}
+    assert "line 5, in solver" in raised
+    assert '(line 5, in solver: raise KeyError("unlucky\\nquestion"))' in done.stdout
+    for name in ("prompt_tokens", "completion_tokens"):
+        assert result[name] == sum(item[name] for item in items)
     assert f"{result['accuracy']:.3f}" in done.stdout
     assert f"{statuses.count('broke')} broke" in done.stdout
     assert "simulated" in done.stdout
@@ -156,7 +166,9 @@ def test_a_killed_evaluation_goes_on_and_buys_nothing_twice(command, workflow, t
         ).fetchone()
         (left,) = db.execute("SELECT count(*) FROM calls WHERE outcome = 'in_flight'").fetchone()
     assert most == 1
-    assert left == result["faults"].get("in_flight", 0) <= 4  # booked in full, since they may have been billed
+    assert (
+        left == result["faults_in_run_dir"].get("in_flight", 0) <= 4
+    )  # booked in full, since they may have been billed
     _, wanted = evaluate(run_dir="in the process")
     assert [item["status"] for item in result["items"]] == [item["status"] for item in wanted["items"]]
     assert [item["answer"] for item in result["items"]] == [item["answer"] for item in wanted["items"]]
@@ -191,6 +203,53 @@ def one_line_beside_output(done):
     return line
 
 
+def test_where_nothing_was_evaluated_there_is_no_accuracy(evaluate):
+    done, result = evaluate("--budget_tokens=1", "--workflow=toy_cot")
+    assert done.returncode == 3
+    assert (result["n"], result["accuracy"], result["score"]) == (0, None, None)
+    assert "nothing was evaluated" in done.stdout
+    assert "accuracy" not in done.stdout
+
+
+def test_the_result_goes_into_a_pipe_and_never_over_a_device_or_the_run(evaluate, tmp_path):
+    done, _ = evaluate("--limit=1", "--json_out=/dev/stdout")
+    assert '"schema_version": 1' in done.stdout
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    evaluate("--limit=1", f"--json_out={pipe}")
+    assert json.loads(os.read(reader, 1 << 20))["n"] == 1
+    os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    (tmp_path / "link").symlink_to(tmp_path / "out.json")
+    assert evaluate("--limit=1", f"--json_out={tmp_path / 'link'}")[1]["n"] == 1
+    assert (tmp_path / "link").is_symlink()
+    done, _ = evaluate("--limit=1", f"--json_out={tmp_path / 'run' / 'outcomes.sqlite'}")
+    assert "is a file of the run itself" in one_line_beside_output(done)
+    assert evaluate("--limit=1")[0].returncode == 0
+
+
+def test_a_fault_is_told_on_standard_error(evaluate):
+    done, _ = evaluate(
+        *("--executor=openai", "--executor_base_url=http://127.0.0.1:9/v1", "--budget_usd=1", "--max_attempts=2"),
+        *("--workflow=toy_cot", "--limit=1"),
+    )
+    assert "WARNING: model 'simulated': unreachable" in done.stderr
+
+
+def test_only_on_this_machine_is_a_model_named_simulated_believed_to_be(tmp_path):
+    away = ("--executor=openai", "--executor_base_url=http://192.0.2.1/v1", "--workflow=toy_cot", "--task=toy_units")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.evaluate", *away, f"--run_dir={tmp_path / 'run'}"],
+        env={**os.environ, "OPENAI_API_KEY": "none"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "--executor_prices" in one_line(done, 2)
+
+
 def test_the_test_split_is_opened_because_it_was_named_and_is_booked_apart(evaluate, tmp_path):
     done, result = evaluate("--split=test", "--test_size=5", "--workflow=toy_cot")
     assert done.returncode == 0, done.stderr
@@ -216,7 +275,9 @@ def test_the_worst_case_is_printed_and_nothing_is_begun(evaluate, tmp_path):
         (["--task="], ["--task is empty"]),
         (["--task=toy"], ["names 7 tasks", "toy_small"]),
         (["--task=toy_unit"], ["toy_unit", "toy_units"]),
-        (["--task=gsm_hard", "--data_dir=nowhere"], ["nowhere"]),
+        (["--task=gsm_hard", "--data_dir=nowhere"], ["--data_dir=nowhere is no folder"]),
+        (["--executor_prices=nowhere.json"], ["--executor_prices=nowhere.json is no file"]),
+        (["--item_timeout=inf"], ["item_timeout=inf", "86400"]),
         (["--split=train", "--task=toy_units", "--validation_size=0", "--budget_usd=-1"], ["--budget_usd='-1'"]),
         (["--executor=openai", "--executor_model=gpt-4o-mini", "--budget_usd=1"], ["OPENAI_API_KEY", "export"]),
         (["--json_out=/proc/none/out.json"], ["/proc/none/out.json"]),

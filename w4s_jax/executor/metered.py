@@ -29,7 +29,6 @@ from w4s_jax.executor.base import (
     MalformedReplyFault,
     NotAcceptedFault,
     RefusedFault,
-    TimeoutFault,
     UnreachableFault,
 )
 from w4s_jax.executor.budget import Budget, Reservation
@@ -79,6 +78,8 @@ class MeteredOptions:
     backoff: Backoff = dataclasses.field(default_factory=Backoff)
     max_retry_after_seconds: float = 300.0
     """A server that asks to wait longer is given up."""
+    drain_seconds: float = 20.0
+    """How long a close waits for calls that were sent: their replies are paid."""
     seed: int = 0
     """Of the jitter."""
 
@@ -100,6 +101,41 @@ class _Flight:
         self.waiters = 0
         self.sent = False
         """An attempt may have reached the model."""
+
+
+class _History:
+    """The attempts of one call: how they failed, and what they brought all the same."""
+
+    def __init__(self, options: MeteredOptions) -> None:
+        self._options = options
+        self._failures = collections.Counter[str]()
+        self._paid = 0
+        self.attempt = 1
+        """Number of the attempt that is on its way; what a model does not take is learnt beside that."""
+        self.lessons = 0
+        self.spare: ChatReply | None = None
+        """The last reply that lacked the JSON that was asked for."""
+
+    def add(self, fault: Fault) -> None:
+        """Counts the fault that the attempt ended in."""
+        self._failures[fault.kind] += 1
+        self._paid += fault.billed_unknown or fault.usage is not None
+        if isinstance(fault, MalformedReplyFault):
+            self.spare = fault.reply
+
+    @property
+    def takes_any_text(self) -> bool:
+        """Whether this attempt's reply is to be taken without its JSON."""
+        return self._failures[MalformedReplyFault.kind] == _JSON_TRIES - 1 or self.attempt == self._options.max_attempts
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether there were attempts enough."""
+        return (
+            self.attempt >= self._options.max_attempts
+            or self._paid >= self._options.max_paid_attempts
+            or self._failures[UnreachableFault.kind] >= self._options.max_unreachable
+        )
 
 
 class MeteredExecutor:
@@ -160,7 +196,10 @@ class MeteredExecutor:
         await self.close()
 
     async def close(self) -> None:
-        """Ends what is in flight, which stays booked in full, and closes the backend."""
+        """Lets what was sent arrive, for a while, ends the rest, which stays booked in full, and closes the backend."""
+        sent = [flight.task for flight in self._flights.values() if flight.sent]
+        if sent:
+            await asyncio.wait(sent, timeout=self._options.drain_seconds)
         tasks = [flight.task for flight in self._flights.values()]
         for task in tasks:
             task.cancel()
@@ -232,43 +271,40 @@ class MeteredExecutor:
             flight.task.exception()  # looked at, so that nothing is logged where nobody waits any more
 
     async def _fly(self, flight: _Flight, request: ChatRequest, context: CallContext, key: str) -> ChatReply:
-        """Attempts until there is a reply, or no hope, or no patience."""
-        attempt, lessons, paid = 1, 0, 0
-        failures = collections.Counter[str]()
-        spare: ChatReply | None = None
+        """Attempts until there is a reply, or no hope, or no patience; what was paid is delivered before giving up."""
+        history = _History(self._options)
+        try:
+            return await self._persist(flight, request, context, key, history)
+        except (BudgetExceededError, ExecutorError):
+            if history.spare is None:
+                raise
+            spare = dataclasses.replace(history.spare, usd=self.price.usd(history.spare.usage))
+            await self._store.keep(key, encode_reply(spare))
+            return spare
+
+    async def _persist(
+        self, flight: _Flight, request: ChatRequest, context: CallContext, key: str, history: _History
+    ) -> ChatReply:
         while True:
             if self._one_by_one and request.n > 1:
                 return await self._ask_one_by_one(request, context)
-            last = failures[MalformedReplyFault.kind] == _JSON_TRIES - 1 or attempt == self._options.max_attempts
             try:
-                return await self._attempt(flight, request, context, key, any_text=last)
-            except BudgetExceededError:
-                if spare is None:
-                    raise
-                await self._store.keep(key, encode_reply(spare))
-                return spare
+                return await self._attempt(flight, request, context, key, any_text=history.takes_any_text)
             except NotAcceptedFault as fault:
-                lessons += 1
+                history.lessons += 1
                 self._one_by_one |= fault.parameter == "n"
-                if lessons > _MAX_LESSONS:
-                    self._give_up(fault, attempt)
+                if history.lessons > _MAX_LESSONS:
+                    self._give_up(fault, history.attempt)
             except RefusedFault as fault:
                 raise CallRefusedError(f"the model refuses this request: {fault}") from fault
             except Fault as fault:
+                history.add(fault)
                 self._budget.check_seconds()
-                failures[fault.kind] += 1
-                paid += fault.billed_unknown or fault.usage is not None
-                if isinstance(fault, MalformedReplyFault):
-                    spare = dataclasses.replace(fault.reply, usd=self.price.usd(fault.reply.usage))
-                hopeless = (
-                    failures[UnreachableFault.kind] >= self._options.max_unreachable
-                    or paid >= self._options.max_paid_attempts
-                )
-                if hopeless or attempt >= self._options.max_attempts or not self._worth_waiting(fault):
-                    self._give_up(fault, attempt)
+                if history.hopeless or not self._worth_waiting(fault):
+                    self._give_up(fault, history.attempt)
                 self._tell(fault)
-                await self._wait(flight, key, attempt, fault)
-                attempt += 1
+                await self._wait(flight, key, history.attempt, fault)
+                history.attempt += 1
 
     async def _wait(self, flight: _Flight, key: str, attempt: int, fault: Fault) -> None:
         if not flight.waiters:
@@ -356,19 +392,12 @@ class MeteredExecutor:
         return reply
 
     async def _send(self, request: ChatRequest, context: CallContext, *, any_text: bool) -> ChatReply:
-        """Sends, for no longer than the cap on seconds allows."""
-        left = self._budget.seconds_left
         try:
-            async with asyncio.timeout(None if math.isinf(left) else left) as limit:
-                return await self._backend.send(request, context)
+            return await self._backend.send(request, context)
         except MalformedReplyFault as fault:
             if not any_text:
                 raise
             return fault.reply
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise TimeoutFault("the cap on seconds was reached before the reply") from error
 
     def _entry(self, context: CallContext, key: str, bound: Usage, cost: CallCost) -> Call:
         """The attempt as it is booked while nobody knows what it costs."""

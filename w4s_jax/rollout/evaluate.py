@@ -45,6 +45,8 @@ T = TypeVar("T")
 _PARTIAL_FAILURES = 4
 """Failures other than a budget's that a partial evaluation goes on after."""
 
+_LONGEST_ITEM = 86_400.0
+
 Progress = Callable[[ItemOutcome], None]
 """Told of every outcome as it comes, in no order."""
 
@@ -79,8 +81,10 @@ class EvaluationOptions:
         for field in ("concurrency", "max_calls_per_item", "kept_characters", "max_answer_characters"):
             if getattr(self, field) < 1:
                 raise InputError(f"{field}={getattr(self, field)} is not allowed; give at least 1")
-        if not self.item_timeout > 0:
-            raise InputError(f"item_timeout={self.item_timeout} is not allowed; give more than 0 seconds")
+        if not 0 < self.item_timeout <= _LONGEST_ITEM:
+            raise InputError(
+                f"item_timeout={self.item_timeout} is not allowed; give seconds in (0, {_LONGEST_ITEM:.0f}]"
+            )
 
     @property
     def limits(self) -> Limits:
@@ -201,8 +205,14 @@ class Evaluator:
         job = _Job(workflow=workflow, task=task, split=split, purpose=purpose, repetition=0)
         return SelfCheck(*await self._remembered(job, item, _Stop(allowed=0)))
 
-    async def _remembered(self, job: _Job, item: Item, stop: _Stop) -> Remembered:
-        key = MemoKey(
+    def traceback(self, workflow: Workflow, task: Task, item: Item, *, split: Split, repetition: int = 0) -> str:
+        """Frames of the workflow's own code, where it raised on an item that was evaluated; else empty."""
+        job = _Job(workflow=workflow, task=task, split=split, purpose=Purpose.OPTIMISATION, repetition=repetition)
+        known = self.memo.get(self._key(job, item))
+        return known.traceback if known else ""
+
+    def _key(self, job: _Job, item: Item) -> MemoKey:
+        return MemoKey(
             workflow=job.workflow.digest,
             item=f"{item.id} {item.digest}",
             split=job.split,
@@ -211,6 +221,7 @@ class Evaluator:
             limits=f"{self._limits} scratch {job.task.scratch_bytes}" if job.task.scratch_bytes else self._limits,
         )
 
+    async def _remembered(self, job: _Job, item: Item, stop: _Stop) -> Remembered:
         async def run() -> Remembered:
             async with self._slots:
                 stop.check()
@@ -220,7 +231,7 @@ class Evaluator:
                     stop.add(error)  # before the slot is free, so that the next in line sees it
                     raise
 
-        return await self.memo.outcome(key, run)
+        return await self.memo.outcome(self._key(job, item), run)
 
     async def _run(self, job: _Job, item: Item) -> Remembered:
         calls = ItemCalls(

@@ -82,7 +82,7 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         total = sum(self.faults.values())
-        if min(self.faults.values(), default=0.0) < 0 or total > 1:
+        if not (min(self.faults.values(), default=0.0) >= 0 and total <= 1):
             raise InputError(f"faults sum to {total}; give probabilities from 0 to 1 that sum to at most 1")
 
 
