@@ -120,7 +120,10 @@ async def answered(question: Question, world: World) -> Found:
             split=question.split,
             purpose=Purpose.TEST if question.split is Split.TEST else Purpose.OPTIMISATION,
             repetition=FLAGS.repetition,
-            progress=lambda outcome: progress.advance(calls=world.calls.summary().total.calls - before.calls),
+            progress=lambda outcome: progress.advance(
+                int(outcome.status is not ItemStatus.NOT_EVALUATED),
+                calls=world.calls.summary().total.calls - before.calls,
+            ),
             partial=True,
         )
     return Found(

@@ -276,6 +276,22 @@ def solver(agent, task):
     assert (await run(pool, code)).answer == "the time limit of 0.3 s"
 
 
+async def test_execute_code_has_limits_of_memory_and_of_cpu_and_tells_which(pool):
+    code = """
+def solver(agent, task):
+    told = []
+    for program in ("len(bytearray(1 << 30))", "while True: pass"):
+        try:
+            agent.execute_code(program, timeout=0.5)
+        except Exception as error:
+            told.append(str(error))
+    return {"answer": " | ".join(told)}
+"""
+    memory, cpu = (await run(pool, code)).answer.split(" | ")
+    assert memory == "MemoryError: the memory limit was hit (line 1: len(bytearray(1 << 30)))"
+    assert cpu in ("the CPU limit of 0.5 s", "the time limit of 0.5 s")
+
+
 async def test_public_tests_pass_or_are_repaired_by_the_executor(pool):
     asked = Asked("Fixed:\n```python\ndef add(a, b):\n    return a + b\n```")
     code = """
