@@ -167,6 +167,22 @@ async def test_retry_after_is_waited_out_and_waits_grow(tmp_path):
     assert 7.5 < waits[2] <= 8.0
 
 
+async def test_waits_do_not_grow_with_replies_that_were_of_no_use(tmp_path):
+    waits = []
+
+    async def sleep(seconds):
+        waits.append(seconds)
+
+    def script(request, context, attempt):
+        empty, bad = EmptyReplyFault("x", usage=Usage()), MalformedReplyFault("x", reply=reply("x"))
+        return [empty, bad, empty, ServerFault("x"), ServerFault("x"), reply("ok")][attempt]
+
+    async with running(tmp_path, FakeBackend(script), sleep=sleep) as executor:
+        await executor.complete(ask(), here())
+    assert all(0.25 <= wait < 0.5 for wait in waits[:4])
+    assert 0.5 <= waits[4] < 1.0
+
+
 async def test_what_a_workflow_asks_wrongly_is_told_to_the_workflow(tmp_path):
     backend = FakeBackend(lambda *_: RefusedFault("maximum context length is 8192"))
     async with running(tmp_path, backend) as executor:

@@ -272,6 +272,7 @@ def test_the_worst_case_is_printed_and_nothing_is_begun(evaluate, tmp_path):
         (["--workflow="], ["--workflow is empty", "FILE.py"]),
         (["--workflow=cott"], ["'cott'", "did you mean 'cot'"]),
         (["--workflow=missing.py"], ["missing.py", "cannot be read"]),
+        (["--workflow=/etc/hostname"], ["'/etc/hostname'", "ends in .py"]),
         (["--task="], ["--task is empty"]),
         (["--task=toy"], ["names 7 tasks", "toy_small"]),
         (["--task=toy_unit"], ["toy_unit", "toy_units"]),

@@ -211,7 +211,7 @@ def _connection_fault(error: openai.APIConnectionError) -> Fault:
     causes: list[BaseException] = [error]
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
-    message = _one_line(" <- ".join(f"{type(cause).__name__}: {cause}" for cause in causes[1:]) or str(error))
+    message = _one_line(f"{type(causes[-1]).__name__}: {causes[-1]}")
     if any(isinstance(cause, httpx2.DecodingError) for cause in causes):
         return BrokenBodyFault(message)
     if any(isinstance(cause, (aiohttp.ClientConnectorError, httpx2.ConnectError)) for cause in causes):
@@ -230,6 +230,8 @@ def _status_fault(error: openai.APIStatusError, message: str) -> Fault:
         return ServerFault(message, retry_after=wait, billed_unknown=status in _MAY_HAVE_RUN)
     if status in (401, 403):
         return AuthFault(f"{message}; check OPENAI_API_KEY and what it may use")
+    if status == 404:
+        message += "; check --executor_base_url, which ends in /v1 at most servers, and --executor_model"
     return BadRequestFault(message)
 
 

@@ -25,6 +25,7 @@ from typing import NoReturn, Self
 
 from w4s_jax.executor.base import (
     Backend,
+    EmptyReplyFault,
     Fault,
     MalformedReplyFault,
     NotAcceptedFault,
@@ -122,6 +123,12 @@ class _History:
         self._paid += fault.billed_unknown or fault.usage is not None
         if isinstance(fault, MalformedReplyFault):
             self.spare = fault.reply
+
+    @property
+    def patience(self) -> int:
+        """Number that the next wait grows with: a reply that came, but was of no use, is no sign of load."""
+        useless = self._failures[MalformedReplyFault.kind] + self._failures[EmptyReplyFault.kind]
+        return max(1, self._failures.total() - useless)
 
     @property
     def takes_any_text(self) -> bool:
@@ -303,14 +310,14 @@ class MeteredExecutor:
                 if history.hopeless or not self._worth_waiting(fault):
                     self._give_up(fault, history.attempt)
                 self._tell(fault)
-                await self._wait(flight, key, history.attempt, fault)
+                await self._wait(flight, key, history.patience, fault)
                 history.attempt += 1
 
-    async def _wait(self, flight: _Flight, key: str, attempt: int, fault: Fault) -> None:
+    async def _wait(self, flight: _Flight, key: str, patience: int, fault: Fault) -> None:
         if not flight.waiters:
             raise asyncio.CancelledError
         options = self._options
-        delay = options.backoff.delay(key, attempt=attempt, seed=options.seed, retry_after=fault.retry_after)
+        delay = options.backoff.delay(key, attempt=patience, seed=options.seed, retry_after=fault.retry_after)
         await self._sleep(min(delay, max(self._budget.seconds_left, 0.0)))
 
     def _worth_waiting(self, fault: Fault) -> bool:

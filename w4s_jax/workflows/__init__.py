@@ -86,4 +86,8 @@ def load_workflow(name_or_path: str) -> Workflow:
     Raises:
         InputError: there is neither.
     """
-    return load_workflow_file(Path(name_or_path)) if name_or_path.endswith(".py") else load_seed(name_or_path)
+    if name_or_path.endswith(".py"):
+        return load_workflow_file(Path(name_or_path))
+    if Path(name_or_path).exists() or "/" in name_or_path:
+        raise InputError(f"workflow {name_or_path!r} is neither a file whose name ends in .py nor the name of a seed")
+    return load_seed(name_or_path)
