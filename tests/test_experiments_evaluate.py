@@ -309,4 +309,4 @@ def test_a_file_that_holds_no_workflow_is_one_line(evaluate, workflow, code, nam
 
 def test_it_needs_no_jax():
     code = "import sys; sys.modules['jax'] = None; import experiments.evaluate"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
