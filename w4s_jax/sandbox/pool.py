@@ -185,12 +185,11 @@ class Pool:
     async def _attempt(self, attempt: Attempt) -> End:
         await self._slots.acquire(attempt.weight)
         async with contextlib.AsyncExitStack() as stack:
-            try:
+            with contextlib.ExitStack() as until_spawned:
+                until_spawned.callback(self._slots.release, attempt.weight)
                 link = attempt.link or await self._link_for(attempt, stack)
                 child = link.spawn(attempt.limits)
-            except BaseException:
-                self._slots.release(attempt.weight)
-                raise
+                until_spawned.pop_all()  # from here on the slots are the conversation's
             program = functools.partial(self._program_of_workflow, link)
             return await Conversation(child, attempt, self._slots, program).run()
 
