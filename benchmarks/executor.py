@@ -31,6 +31,7 @@ import aiohttp
 import openai
 from aiohttp import web
 
+from benchmarks.sandbox import resident, table
 from w4s_jax.executor.budget import Budget, Caps
 from w4s_jax.executor.client import OpenAIBackend
 from w4s_jax.executor.ledger import CallStore
@@ -64,7 +65,7 @@ class Measured(NamedTuple):
 
 
 def serve() -> None:
-    """Answers on a free port of loopback, whose number it prints, until standard input ends."""
+    """Answers on a free port of loopback, whose address it prints, until standard input ends."""
     gate, held = asyncio.Event(), 0
     usage = {"prompt_tokens": 500, "completion_tokens": 300, "total_tokens": 800}
     choice = {"index": 0, "message": {"role": "assistant", "content": REPLY}, "finish_reason": "stop"}
@@ -93,7 +94,7 @@ def serve() -> None:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0, backlog=IN_FLIGHT).start()
-        print(runner.addresses[0][1], flush=True)
+        print(f"http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
         await asyncio.to_thread(sys.stdin.read)
         await runner.cleanup()
 
@@ -101,16 +102,16 @@ def serve() -> None:
 
 
 @contextlib.asynccontextmanager
-async def server() -> AsyncIterator[str]:
-    """The server's address."""
+async def served(module: str, *flags: str) -> AsyncIterator[str]:
+    """The address that a benchmark's server, in a process of its own, prints first; it ends with its input."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.executor", "--serve"),
+        *(sys.executable, "-m", module, "--serve", *flags),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    yield f"http://127.0.0.1:{int(await process.stdout.readline())}"
+    yield (await process.stdout.readline()).decode().strip()
     process.stdin.close()
     await process.wait()
 
@@ -209,11 +210,6 @@ async def sweeps(url: str, given: argparse.Namespace) -> dict[str, Measured]:
     return found
 
 
-def resident() -> float:
-    """KiB of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1024
-
-
 async def held(url: str) -> tuple[float, float]:
     """(KiB a call, seconds until all are held) of calls that are in flight at once through the whole executor."""
     with tempfile.TemporaryDirectory() as folder:
@@ -223,7 +219,7 @@ async def held(url: str) -> tuple[float, float]:
             calls = [asyncio.create_task(send(f"{i} {HOLD}")) for i in range(IN_FLIGHT)]
             while (await (await session.get(f"{url}/held")).json()) < IN_FLIGHT:
                 await asyncio.sleep(0.05)
-            seconds, grown = time.perf_counter() - begun, resident() - before
+            seconds, grown = time.perf_counter() - begun, 1024 * (resident() - before)
             await session.get(f"{url}/let_go")
             await asyncio.gather(*calls)
     return grown / IN_FLIGHT, seconds
@@ -231,13 +227,13 @@ async def held(url: str) -> tuple[float, float]:
 
 async def measure(given: argparse.Namespace) -> None:
     """Prints the table."""
-    async with server() as url:
+    async with served("benchmarks.executor") as url:
         found = await sweeps(url, given)
         kib, seconds = await held(url)
     print(
         f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
         f"openai {openai.__version__}, aiohttp {aiohttp.__version__}; prompts of {len(PROMPT)} and replies of "
-        f"{len(REPLY)} characters; {given.concurrency} at once; medians of {given.sweeps} sweeps of {given.calls}\n"
+        f"{len(REPLY)} characters; {given.concurrency} at once; medians of {given.sweeps} sweeps of {given.calls}"
     )
     header = (
         "door",
@@ -248,16 +244,17 @@ async def measure(given: argparse.Namespace) -> None:
         "calls/s of one core",
         "of bare",
     )
-    print(f"| {' | '.join(header)} |\n{'| --- ' * len(header)}|")
-    bare = found[DOORS[0]]
+    bare, rows = found[DOORS[0]], []
     for name, m in found.items():
         ms, cpu = statistics.median(m.alone_ms), statistics.median(m.cpu_ms)
-        cells = (
-            *(name, f"{ms:.2f}", f"{ms - statistics.median(bare.alone_ms):+.2f}"),
-            *(f"{statistics.median(m.calls_per_second):.0f}", f"{cpu:.2f}", f"{1e3 / cpu:.0f}"),
-            f"{statistics.median(bare.cpu_ms) / cpu:.2f}",
+        rows.append(
+            (
+                *(name, f"{ms:.2f}", f"{ms - statistics.median(bare.alone_ms):+.2f}"),
+                *(f"{statistics.median(m.calls_per_second):.0f}", f"{cpu:.2f}", f"{1e3 / cpu:.0f}"),
+                f"{statistics.median(bare.cpu_ms) / cpu:.2f}",
+            )
         )
-        print(f"| {' | '.join(cells)} |")
+    print(table(header, rows))
     print(f"\n{IN_FLIGHT} calls in flight through the executor: {kib:.0f} KiB each, all of them after {seconds:.1f} s")
     if given.json_out:
         doors = {name: m._asdict() for name, m in found.items()}

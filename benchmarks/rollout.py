@@ -18,7 +18,6 @@ import argparse
 import asyncio
 import collections
 import concurrent.futures
-import contextlib
 import itertools
 import json
 import os
@@ -26,12 +25,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import openai
 
+from benchmarks.executor import served
 from w4s_jax.executor.budget import Budget, Caps
 from w4s_jax.executor.client import SAMPLE_HEADER, OpenAIBackend
 from w4s_jax.executor.ledger import CallStore
@@ -119,21 +119,6 @@ async def stand(count: int) -> None:
     async with serve(backend, options=ServerOptions(latency_scale=SCALE, latency_sigma=SIGMA)) as url:
         print(url, flush=True)
         await asyncio.to_thread(sys.stdin.read)
-
-
-@contextlib.asynccontextmanager
-async def server(count: int) -> AsyncIterator[str]:
-    """The base URL of a server in a process of its own."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.rollout", "--serve", f"--items={count}"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    yield (await process.stdout.readline()).decode().strip()
-    process.stdin.close()
-    await process.wait()
 
 
 # --- this project ---------------------------------------------------------------
@@ -276,7 +261,7 @@ async def measure(given: argparse.Namespace) -> None:
     )
     print(f"the same with no latency, in the process: {wanted.seconds:.1f} s\n", flush=True)
     found: dict[str, list[Ran]] = {"this project": [], f"{THREADS} threads in the process": []}
-    async with server(given.items) as url:
+    async with served("benchmarks.rollout", f"--items={given.items}") as url:
         for _ in range(given.sweeps):
             found["this project"].append(await ours(url, task, items))
         found[f"{THREADS} threads in the process"].append(await asyncio.to_thread(threads, url, items))

@@ -23,7 +23,7 @@ from absl import flags
 from experiments import app, dry_run
 from experiments import flags as shared
 from experiments.progress import Progress
-from experiments.run_dir import RunDirectory
+from experiments.run_dir import RunDirectory, write_out
 from experiments.world import World, load_tasks, open_world
 from w4s_jax.executor.ledger import Totals
 from w4s_jax.reports.intervals import share
@@ -268,7 +268,7 @@ async def evaluate(question: Question, run: RunDirectory) -> None:
         found = await answered(question, world)
         result = as_json(question, found, world)
     try:
-        run.write_out(result)
+        write_out(result, run)
     finally:
         print(printed(result))
     error = left_out(found.evaluation)
@@ -283,7 +283,7 @@ def main(argv: Sequence[str]) -> None:
     run = RunDirectory(Path(FLAGS.run_dir))
     if FLAGS.dry_run:
         case = dry_run.worst_case({f"{question.split} items": len(question.items)})
-        run.write_out(case)
+        write_out(case, run)
         print(dry_run.spelled(case))
         return
     try:

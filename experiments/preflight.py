@@ -24,7 +24,7 @@ from experiments import app
 from experiments import flags as shared
 from experiments.measure import full_rows, local_chip, measured_seconds
 from experiments.meta_agent import find_config, generator_config, make_model
-from experiments.run_dir import RunDirectory
+from experiments.run_dir import write_out
 from experiments.training import optimizer_config
 from w4s_jax.policy import sharding
 from w4s_jax.policy.config import PRESETS, ModelConfig
@@ -328,7 +328,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"remedy          {remedy(result['suggested_mesh'])}")
     if FLAGS.measure:
         measure(result, trainer, found.rows)
-    RunDirectory(Path()).write_out(result)
+    write_out(result)
 
 
 def refused(error: DoesNotFitError, config: ModelConfig, place: Place) -> None:
@@ -342,7 +342,7 @@ def refused(error: DoesNotFitError, config: ModelConfig, place: Place) -> None:
             "hbm_bytes_per_chip": place.chip.hbm_bytes,
         }
         answer = {"model": model_name(), **sizes, "fits": False, "largest_batch": 0, "suggested_mesh": mesh}
-        RunDirectory(Path()).write_out(answer)
+        write_out(answer)
 
 
 def measure(result: dict[str, Any], trainer: Trainer, rows: int) -> None:

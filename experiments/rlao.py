@@ -28,7 +28,7 @@ from experiments.distributed import Leader
 from experiments.meta_agent import generator_config
 from experiments.metrics import MetricsLog, round_values
 from experiments.phases import Job, open_problems, search, train_offline, train_round
-from experiments.run_dir import RunDirectory, serialized_flags, versions
+from experiments.run_dir import RunDirectory, serialized_flags, versions, write_out
 from experiments.summary import Paths, printed, summary_json
 from experiments.training import Training, follow, open_training, sampling_mesh
 from experiments.world import load_tasks, open_world, task_names
@@ -74,7 +74,7 @@ async def finish(job: Job, before: Sequence[Trajectory], after: Sequence[Traject
         paths=paths,
     )
     job.run.write_json(job.run.summary, summary)
-    job.run.write_out(summary)
+    write_out(summary, job.run)
     write_report(job.run.root)
     print(printed(results, summary, FLAGS.eval_task or FLAGS.task))
 
@@ -195,7 +195,7 @@ def main(argv: Sequence[str]) -> None:
     run = RunDirectory(Path(FLAGS.run_dir))
     if FLAGS.dry_run:
         case = dry_run.worst_case(dry_run.runs_of_rlao())
-        run.write_out(case)
+        write_out(case, run)
         print(dry_run.spelled(case))
         return
     if jax.process_index() > 0:

@@ -94,7 +94,8 @@ class RunDirectory:
                 f"--run_dir={self.root} holds a run with other flags: {shown}; give those, or another --run_dir"
             )
 
-    def write(self, path: Path, text: str) -> None:
+    @staticmethod
+    def write(path: Path, text: str) -> None:
         """Writes a whole file or nothing.
 
         Raises:
@@ -116,30 +117,36 @@ class RunDirectory:
         """Writes a JSON object with `schema_version`."""
         self.write(path, _as_text(value))
 
-    def write_out(self, value: Mapping[str, Any]) -> None:
-        """Writes what `--json_out` asks for, if it does; a pipe or a device is written to as it is.
+    def holds(self, path: Path) -> bool:
+        """Whether a path is a file of the run itself, or lies in a folder of it."""
+        own = {file.resolve() for file in vars(self).values()} - {self.root.resolve()}
+        return bool(own & {path, *path.parents})
 
-        Raises:
-            InputError: it names a file of the run itself.
-            StoreError: it cannot be written.
-        """
-        if not flags.FLAGS.json_out:
-            return
-        given = Path(flags.FLAGS.json_out)
-        path, own = given.resolve(), {file.resolve() for file in vars(self).values()}
-        if self.root != Path() and own & {path, *path.parents} - {self.root.resolve()}:  # else there is no run
-            raise InputError(f"--json_out={given} is a file of the run itself; give another")
-        if given.is_relative_to("/dev") or (given.exists() and not given.is_file()):
-            self._append(given, _as_text(value))
-        else:
-            self.write(path, _as_text(value))
 
-    def _append(self, path: Path, text: str) -> None:
-        try:
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise StoreError(f"--json_out={path} cannot be written: {error.strerror}; give another") from None
+def write_out(value: Mapping[str, Any], run: RunDirectory | None = None) -> None:
+    """Writes what `--json_out` asks for, if it does; a pipe or a device is written to as it is.
+
+    Args:
+        value: the result.
+        run: whose files it must not name.
+
+    Raises:
+        InputError: it names one of them.
+        StoreError: it cannot be written.
+    """
+    if not flags.FLAGS.json_out:
+        return
+    given = Path(flags.FLAGS.json_out)
+    if run is not None and run.holds(given.resolve()):
+        raise InputError(f"--json_out={given} is a file of the run itself; give another")
+    if not given.is_relative_to("/dev") and (given.is_file() or not given.exists()):
+        RunDirectory.write(given.resolve(), _as_text(value))
+        return
+    try:
+        with open(given, "a", encoding="utf-8") as file:
+            file.write(_as_text(value))
+    except OSError as error:
+        raise StoreError(f"--json_out={given} cannot be written: {error.strerror}; give another") from None
 
 
 def _as_text(value: Mapping[str, Any]) -> str:

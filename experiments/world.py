@@ -37,7 +37,7 @@ FLAGS = flags.FLAGS
 class World:
     """What a run works in; closed by `open_world`."""
 
-    tasks: dict[str, SealedTask]
+    tasks: Mapping[str, SealedTask]
     """By name."""
     sandbox: Sandbox
     calls: CallStore
@@ -94,13 +94,13 @@ async def open_world(tasks: Mapping[str, SealedTask], calls_path: Path, outcomes
             open_sandbox(
                 FLAGS.sandbox,
                 packages=tuple(FLAGS.sandbox_packages),
-                workers=FLAGS.sandbox_workers or os.cpu_count() or 1,
+                workers=sandbox_workers(),
                 allow_unsafe=FLAGS.allow_unsafe_sandbox,
             )
         )
         memo = stack.enter_context(OutcomeMemo(outcomes_path))
         yield World(
-            tasks=dict(tasks),
+            tasks=tasks,
             sandbox=sandbox,
             calls=calls,
             executor=executor,
@@ -151,13 +151,18 @@ def make_prices() -> PriceTable:
     return PriceTable(parse_prices(Path(given).read_text() if given and Path(given).is_file() else given))
 
 
+def sandbox_workers() -> int:
+    """Children that compute at a time, a core each unless a flag says so."""
+    return FLAGS.sandbox_workers or os.cpu_count() or 1
+
+
 def evaluation_options() -> EvaluationOptions:
     """How items are run: as many at once as have a call on its way, and a few more that compute.
 
     More would share the calls that a cap allows among items that none of them finishes.
     """
     return EvaluationOptions(
-        concurrency=FLAGS.concurrency + 2 * (FLAGS.sandbox_workers or os.cpu_count() or 1),
+        concurrency=FLAGS.concurrency + 2 * sandbox_workers(),
         max_calls_per_item=FLAGS.max_calls_per_item,
         item_timeout=FLAGS.item_timeout,
         max_completion_tokens=FLAGS.executor_max_tokens,

@@ -90,7 +90,6 @@ class OpenAIBackend:
         base_url: str | None = None,
         api_key: str | None = None,
         timeout_seconds: float = CALL_TIMEOUT_SECONDS,
-        simulated: bool = False,
         simulated_on_loopback: str = "",
     ) -> None:
         """Makes the client; connects to nothing.
@@ -100,8 +99,7 @@ class OpenAIBackend:
             base_url: None: `OPENAI_BASE_URL`, else OpenAI's own.
             api_key: None: `OPENAI_API_KEY`. A server on loopback needs none.
             timeout_seconds: hard limit of one attempt, from its first byte to its last.
-            simulated: the server is a simulator.
-            simulated_on_loopback: name of the model that is one where the server is on this machine.
+            simulated_on_loopback: name of the model that is a simulator where the server is on this machine.
 
         Raises:
             InputError: the URL is not one, or the model's name or the key of a server elsewhere is missing.
@@ -110,7 +108,7 @@ class OpenAIBackend:
             raise InputError("the model's name is empty; give it as the server spells it, e.g. gpt-4o-mini")
         base_url = base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL
         loopback = _is_loopback(base_url)
-        self.model, self.simulated = model, simulated or (loopback and model == simulated_on_loopback)
+        self.model, self.simulated = model, loopback and model == simulated_on_loopback
         key = api_key or os.environ.get("OPENAI_API_KEY") or ("none" if loopback else "")
         if not key:
             raise InputError(f"OPENAI_API_KEY is not set and {base_url} needs a key; export OPENAI_API_KEY=<key>")

@@ -133,6 +133,13 @@ class _Write(NamedTuple):
     done: asyncio.Future[None] | None = None
 
 
+def _promise() -> asyncio.Future[None]:
+    """A future that nobody has to wait for: an error in it counts as looked at."""
+    done = asyncio.get_running_loop().create_future()
+    done.add_done_callback(lambda future: future.cancelled() or future.exception())
+    return done
+
+
 class CallStore:
     """Open `calls.sqlite`; one per file, shared by all executors of a process."""
 
@@ -215,8 +222,7 @@ class CallStore:
         Returns:
             A future that is done once this is committed, or holds the StoreError.
         """
-        done = asyncio.get_running_loop().create_future()
-        done.add_done_callback(lambda future: future.cancelled() or future.exception())
+        done = _promise()
         kept = None if reply is None else (call.key, reply)
         self._put(_Write(call=call, reply=kept, ended=ticket, durable=not call.simulated, done=done))
         self._sum(call.purpose, call.model, call.outcome).add(call)
@@ -224,8 +230,7 @@ class CallStore:
 
     def keep(self, key: str, reply: str) -> asyncio.Future[None]:
         """Keeps a reply whose attempt is booked already; the future is as that of `book`."""
-        done = asyncio.get_running_loop().create_future()
-        done.add_done_callback(lambda future: future.cancelled() or future.exception())
+        done = _promise()
         self._put(_Write(reply=(key, reply), done=done))
         return done
 

@@ -275,7 +275,7 @@ class Link:
         except BlockingIOError:
             self._loop.add_writer(fd, self._flush)
         except OSError:
-            self._die()
+            self.close()  # it is gone
         else:
             self._loop.remove_writer(fd)
 
@@ -288,7 +288,7 @@ class Link:
         except OSError:
             data = b""
         if not data:
-            self._die()
+            self.close()  # it is gone
             return
         self._heard += data
         whole = len(self._heard) // EXIT.size * EXIT.size
@@ -298,13 +298,8 @@ class Link:
             if child is not None:
                 child.exited.set_result(Exit(status, cpu))
 
-    def _die(self) -> None:
-        """The zygote is gone."""
-        if not self.dead:
-            self.close()
-
     def close(self) -> None:
-        """Ends the zygote and all its children, and waits for it."""
+        """Ends the zygote and all its children, and waits for it; of one that is gone, takes note."""
         self._let_go()
         self._wait()
 

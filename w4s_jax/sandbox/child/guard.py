@@ -65,8 +65,7 @@ class Guard:
         if self.guarded:
             self._program = seccomp.build(files=self._scratch is not None)
             libc().prctl, libc().capset  # bound before the fork
-            scratch = [self._scratch] if self._scratch else []
-            self._ruleset = landlock.prepare((*config["read_only"], *RANDOM_DEVICES), DEVICES, scratch)
+            self._ruleset = landlock.prepare((*config["read_only"], *RANDOM_DEVICES), DEVICES, self._scratch)
 
     @property
     def layers(self) -> list[str]:

@@ -34,13 +34,13 @@ def abi() -> int:
     return max(0, int(libc().syscall(_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint(_CREATE_VERSION))))
 
 
-def prepare(read_only: Iterable[str], writable_devices: Iterable[str], scratch: Iterable[str] = ()) -> int:
+def prepare(read_only: Iterable[str], writable_devices: Iterable[str], scratch: str | None = None) -> int:
     """Builds a ruleset and returns its descriptor.
 
     Args:
         read_only: files and folders that may be read; missing ones are left out.
         writable_devices: device files that may be read and written.
-        scratch: folders beneath which files and folders may be made.
+        scratch: folder beneath which files and folders may be made.
 
     Raises:
         OSError: the kernel has no Landlock, or refuses a rule.
@@ -56,8 +56,8 @@ def prepare(read_only: Iterable[str], writable_devices: Iterable[str], scratch: 
         _allow(ruleset, path, handled & (_READ_FILE | _READ_DIR))
     for path in writable_devices:
         _allow(ruleset, path, handled & (_READ_FILE | _WRITE_FILE | _TRUNCATE))
-    for path in scratch:
-        _allow(ruleset, path, handled & _WRITE_BENEATH)
+    if scratch is not None:
+        _allow(ruleset, scratch, handled & _WRITE_BENEATH)
     return ruleset
 
 

@@ -78,8 +78,12 @@ _ON_FILES: dict[str, tuple[int, int]] = {
     "utime": (132, -1), "utimes": (235, -1), "utimensat": (280, 88),
 }  # fmt: skip
 
-_MISSING = {"clone3": (435, 435), "openat2": (437, 437)}
-_UNSUPPORTED = {"listxattr": (194, 11), "llistxattr": (195, 12), "flistxattr": (196, 13)}
+# name: (numbers, what it answers in place of EPERM)
+_ANSWERED: dict[str, tuple[tuple[int, int], int]] = {
+    "clone3": ((435, 435), errno.ENOSYS), "openat2": ((437, 437), errno.ENOSYS),
+    "listxattr": ((194, 11), errno.ENOTSUP), "llistxattr": ((195, 12), errno.ENOTSUP),
+    "flistxattr": ((196, 13), errno.ENOTSUP),
+}  # fmt: skip
 
 # name: (numbers, argument, values it may have)
 _BY_ARGUMENT: dict[str, tuple[tuple[int, int], int, tuple[int, ...]]] = {
@@ -122,10 +126,8 @@ def build(*, files: bool = False) -> bytes:
     program = [_op(_LOAD, _OFFSET_ARCH), _op(_JUMP_EQUAL, arch, 1, 0), _op(_RETURN, _KILL), _op(_LOAD, _OFFSET_NUMBER)]
     if column == 0:
         program += [_op(_JUMP_AT_LEAST, _X32_BIT, 0, 1), _op(_RETURN, _KILL)]
-    for numbers in _MISSING.values():
-        program += _when(numbers[column], [_op(_RETURN, _ERRNO | errno.ENOSYS)])
-    for numbers in _UNSUPPORTED.values():
-        program += _when(numbers[column], [_op(_RETURN, _ERRNO | errno.ENOTSUP)])
+    for numbers, answer in _ANSWERED.values():
+        program += _when(numbers[column], [_op(_RETURN, _ERRNO | answer)])
     for name, (numbers, argument, values) in _BY_ARGUMENT.items():
         locks = _FILE_LOCKS if files and name == "fcntl" else ()
         program += _when(numbers[column], _argument_in(argument, (*values, *locks)))

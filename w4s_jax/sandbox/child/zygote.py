@@ -32,6 +32,7 @@ from . import frames, guard, runner, selfcheck
 COMMAND = struct.Struct("!cIIQQ")
 """Operation, child id, CPU seconds, memory bytes, output bytes."""
 SPAWN, KILL, PAUSE, RESUME = b"S", b"K", b"P", b"C"
+_SIGNALS = {KILL: signal.SIGKILL, PAUSE: signal.SIGSTOP, RESUME: signal.SIGCONT}
 EXIT = struct.Struct("!Iid")
 """Child id, wait status, CPU seconds used."""
 NOT_FORKED = -1
@@ -118,12 +119,8 @@ class Zygote:
         if len(record) != COMMAND.size:
             return False
         operation, child_id, cpu_seconds, memory_bytes, output_bytes = COMMAND.unpack(record)
-        if operation == KILL:
-            self._kill(child_id)
-        elif operation == PAUSE:
-            self._signal(child_id, signal.SIGSTOP)
-        elif operation == RESUME:
-            self._signal(child_id, signal.SIGCONT)
+        if operation in _SIGNALS:
+            self._signal(child_id, _SIGNALS[operation])
         elif fds:
             self._spawn(child_id, guard.ChildLimits(cpu_seconds, memory_bytes, output_bytes), fds[0])
         else:  # the machine had no descriptor left for it
@@ -177,22 +174,17 @@ class Zygote:
         with contextlib.suppress(OSError):  # the pool is gone; `_obey` finds that out
             self._control.sendall(EXIT.pack(child_id, status, cpu))
 
-    def _kill(self, child_id: int) -> None:
-        """Kills a child with all its group."""
-        self._signal(child_id, signal.SIGKILL)
-        pid = self._pids.get(child_id)
-        if pid is not None:
-            _kill_group(pid)
-
     def _signal(self, child_id: int, number: signal.Signals) -> None:
-        """Signals a child that has not been reaped; a pid is never reused before that."""
+        """Signals a child that has not been reaped, since no pid is reused before; kills it with all its group."""
         pid = self._pids.get(child_id)
         if pid is not None:
             os.kill(pid, number)
+            if number is signal.SIGKILL:
+                _kill_group(pid)
 
     def _end(self) -> None:
         for child_id in list(self._pids):
-            self._kill(child_id)
+            self._signal(child_id, signal.SIGKILL)
         while self._ids:
             pid, _, _ = os.wait4(-1, 0)
             self._ids.pop(pid, None)
