@@ -45,7 +45,7 @@ from w4s_jax.rollout.evaluate import EvaluationOptions, Evaluator
 from w4s_jax.sandbox import open_sandbox
 from w4s_jax.sandbox.child.agent import Agent
 from w4s_jax.sandbox.protocol import parse_request
-from w4s_jax.tasks.base import SplitSizes
+from w4s_jax.tasks.splits import SplitSizes
 from w4s_jax.tasks.toy import toy_task
 from w4s_jax.types import (
     CallContext,

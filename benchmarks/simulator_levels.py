@@ -20,7 +20,8 @@ from w4s_jax.executor.metered import MeteredExecutor
 from w4s_jax.executor.simulator import SimulatedBackend
 from w4s_jax.rollout.evaluate import EvaluationOptions, Evaluator
 from w4s_jax.sandbox import open_sandbox
-from w4s_jax.tasks.base import ItemTask, SplitSizes
+from w4s_jax.tasks.base import ItemTask
+from w4s_jax.tasks.splits import SplitSizes
 from w4s_jax.tasks.toy import FAMILIES, toy_task
 from w4s_jax.types import Purpose, Split, Workflow
 from w4s_jax.workflows.grammar import JUNK, Extract, Instruction, Pick, Recipe, Style, add, write

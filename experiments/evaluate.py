@@ -27,8 +27,9 @@ from experiments.run_dir import RunDirectory, write_out
 from experiments.world import World, load_tasks, open_world
 from w4s_jax.executor.ledger import Totals
 from w4s_jax.reports.intervals import share
-from w4s_jax.tasks.base import SealedTask, split_hash
+from w4s_jax.tasks.base import SealedTask
 from w4s_jax.tasks.registry import expand_tasks
+from w4s_jax.tasks.splits import split_hash
 from w4s_jax.types import (
     BudgetExceededError,
     Evaluation,

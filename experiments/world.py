@@ -26,8 +26,9 @@ from w4s_jax.executor.simulator.door import MODEL_NAME
 from w4s_jax.rollout.evaluate import EvaluationOptions, Evaluator
 from w4s_jax.rollout.memo import OutcomeMemo
 from w4s_jax.sandbox import open_sandbox
-from w4s_jax.tasks.base import SealedTask, SplitSizes
+from w4s_jax.tasks.base import SealedTask, TaskOptions
 from w4s_jax.tasks.registry import expand_tasks, make_task
+from w4s_jax.tasks.splits import SplitSizes
 from w4s_jax.types import InputError, Sandbox
 
 FLAGS = flags.FLAGS
@@ -63,12 +64,12 @@ def load_tasks(names: Iterable[str]) -> dict[str, SealedTask]:
     """
     if FLAGS.data_dir and not Path(FLAGS.data_dir).is_dir():
         raise InputError(f"--data_dir={FLAGS.data_dir} is no folder; give the one that holds NAME/SPLIT.jsonl, or none")
-    sizes = SplitSizes(validation=FLAGS.validation_size or None, test=FLAGS.test_size or None)
-    data_dir = Path(FLAGS.data_dir) if FLAGS.data_dir else None
-    return {
-        name: make_task(name, data_dir=data_dir, split_seed=FLAGS.split_seed, sizes=sizes)
-        for name in dict.fromkeys(names)
-    }
+    options = TaskOptions(
+        data_dir=Path(FLAGS.data_dir) if FLAGS.data_dir else None,
+        split_seed=FLAGS.split_seed,
+        sizes=SplitSizes(validation=FLAGS.validation_size or None, test=FLAGS.test_size or None),
+    )
+    return {name: make_task(name, options) for name in dict.fromkeys(names)}
 
 
 @contextlib.asynccontextmanager

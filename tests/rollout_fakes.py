@@ -59,6 +59,8 @@ class FakeTask:
     description = "answer with the number"
     metric = "accuracy"
     scratch_bytes = 0
+    rule = ""
+    packages = ()
 
     def __init__(self, size=4, seeds=(("right 0",), ("right 0 1",)), name="fake"):
         self.name = name

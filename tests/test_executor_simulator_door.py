@@ -11,7 +11,8 @@ import pytest
 
 from w4s_jax.executor.simulator import ErrorKind, Feature, ResponseModel, SimulatedBackend, problem_from_item
 from w4s_jax.executor.simulator.model import MULTIPLIERS, PER_SAMPLE, SampleId, uniform
-from w4s_jax.tasks.base import SealedTask, SplitSizes
+from w4s_jax.tasks.base import SealedTask
+from w4s_jax.tasks.splits import SplitSizes
 from w4s_jax.tasks.toy import FAMILIES, toy_task
 from w4s_jax.types import CallContext, ChatReply, ChatRequest, Item, Message, Purpose, Split, Usage
 

@@ -9,7 +9,7 @@ from w4s_jax.executor.simulator.model import ErrorKind, SampleId
 from w4s_jax.executor.simulator.problems import problem_from_item
 from w4s_jax.executor.simulator.reading import Features, QuestionIndex, read, read_around
 from w4s_jax.executor.simulator.replies import NO_QUESTION, reply_text
-from w4s_jax.tasks.base import SplitSizes
+from w4s_jax.tasks.splits import SplitSizes
 from w4s_jax.tasks.toy import FAMILIES, toy_task
 from w4s_jax.types import ChatRequest, Message, Split
 from w4s_jax.workflows.grammar import ENDING, JUNK, Instruction, Style

@@ -11,7 +11,7 @@ from w4s_jax.executor.simulator import SimulatedBackend
 from w4s_jax.executor.simulator.model import SampleId
 from w4s_jax.executor.simulator.replies import NO_QUESTION
 from w4s_jax.executor.simulator.server import SAMPLE_HEADER, FaultKind, ServerOptions, serve
-from w4s_jax.tasks.base import SplitSizes
+from w4s_jax.tasks.splits import SplitSizes
 from w4s_jax.tasks.toy import toy_task
 from w4s_jax.types import CallContext, ChatRequest, InputError, Message, Purpose, Split
 

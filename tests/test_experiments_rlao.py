@@ -9,8 +9,9 @@ from rlao_runs import records
 
 from benchmarks.kill_and_resume import NUM_TURNS, Left
 from w4s_jax.sandbox import open_sandbox
-from w4s_jax.tasks.base import SplitSizes
+from w4s_jax.tasks.base import TaskOptions
 from w4s_jax.tasks.registry import make_task
+from w4s_jax.tasks.splits import SplitSizes
 from w4s_jax.types import Limits, RunStatus, SolverInput, Split
 from w4s_jax.workflows import load_workflow
 
@@ -102,13 +103,13 @@ def test_versions_name_code_packages_model_and_splits(run_dir):
     versions = json.loads((run_dir / "versions.json").read_text())
     assert {"python", "packages", "commit", "meta_agent", "split_sha256"} <= set(versions)
     assert re.fullmatch("[0-9a-f]{64}", versions["meta_agent"]["tokenizer_sha256"])
-    task = make_task("toy_units", sizes=SplitSizes(validation=4, test=4))
+    task = make_task("toy_units", TaskOptions(sizes=SplitSizes(validation=4, test=4)))
     assert versions["split_sha256"]["toy_units"] == {split.value: task.split_hash(split) for split in Split}
 
 
 def test_no_test_question_reaches_a_prompt(run_dir):
     """Nor anything else of a turn: the search that finds validation questions there finds no test question."""
-    task = make_task("toy_units", sizes=SplitSizes(validation=4, test=4))
+    task = make_task("toy_units", TaskOptions(sizes=SplitSizes(validation=4, test=4)))
     task.unseal()
     turns = records(run_dir / "trajectories.jsonl")
     prompts = "\n".join(message["content"] for turn in turns for message in turn["messages"])
@@ -125,7 +126,7 @@ def test_test_items_are_called_for_in_the_closing_evaluation_alone(run_dir):
         rows = db.execute("SELECT purpose, item FROM calls ORDER BY id").fetchall()
     purposes = [purpose for purpose, _ in rows]
     assert set(purposes[purposes.index("test") :]) == {"test"}
-    task = make_task("toy_units", sizes=SplitSizes(validation=4, test=4))
+    task = make_task("toy_units", TaskOptions(sizes=SplitSizes(validation=4, test=4)))
     task.unseal()
     tested = {item.id for item in task.items(Split.TEST)}
     assert {item for purpose, item in rows if purpose == "test"} <= tested
@@ -138,7 +139,7 @@ async def test_the_best_workflow_opens_with_its_numbers_and_runs(run_dir):
     assert head.startswith("# Workflow ")
     for said in ("Test accuracy", "Validation accuracy", "n=4", "simulat", "USD", "outside a sandbox"):
         assert said in head
-    task = make_task("toy_units", sizes=SplitSizes(validation=1))
+    task = make_task("toy_units", TaskOptions(sizes=SplitSizes(validation=1)))
 
     async def ask(call):
         return ["Answer: 7"] * call.n

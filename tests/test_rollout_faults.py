@@ -15,7 +15,7 @@ from w4s_jax.executor.prices import Price, PriceTable
 from w4s_jax.executor.simulator import SimulatedBackend
 from w4s_jax.executor.simulator.server import FaultKind, ServerOptions, serve
 from w4s_jax.rollout.evaluate import EvaluationOptions, Evaluator
-from w4s_jax.tasks.base import SplitSizes
+from w4s_jax.tasks.splits import SplitSizes
 from w4s_jax.tasks.toy import toy_task
 from w4s_jax.types import BudgetExceededError, Purpose, Split, Workflow
 

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from w4s_jax.tasks import base
-from w4s_jax.tasks.base import ItemTask, SealedTask, SplitSizes, cut, find_duplicates, make_feedback, resize, shuffled
+from w4s_jax.tasks import base, splits
+from w4s_jax.tasks.base import ItemTask, SealedTask, make_feedback
+from w4s_jax.tasks.splits import SplitSizes, cut, find_duplicates, resize, shuffled
 from w4s_jax.types import (
     Evaluation,
     Grade,
@@ -81,11 +82,11 @@ def test_a_negative_size_is_refused():
 
 def test_a_hash_changes_with_content_and_order_alone():
     items = _items(3)
-    assert base.split_hash(items) == base.split_hash(_items(3))
-    assert base.split_hash(items) != base.split_hash(items[::-1])
-    assert base.split_hash(items) != base.split_hash([*items[:2], Item(id="q/2", question="q 2?", target=2.5)])
+    assert splits.split_hash(items) == splits.split_hash(_items(3))
+    assert splits.split_hash(items) != splits.split_hash(items[::-1])
+    assert splits.split_hash(items) != splits.split_hash([*items[:2], Item(id="q/2", question="q 2?", target=2.5)])
     metadata = [*items[:2], Item(id="q/2", question="q 2?", target=2.0, metadata={"program": "x"})]
-    assert base.split_hash(items) == base.split_hash(metadata)
+    assert splits.split_hash(items) == splits.split_hash(metadata)
 
 
 def test_duplicates_are_found_across_splits_only():
@@ -112,7 +113,7 @@ def test_the_test_split_is_sealed_until_it_is_opened():
 
 async def test_a_sealed_task_tells_hashes_sizes_and_grades_but_no_items():
     task = SealedTask(_task())
-    assert task.split_hash(Split.TEST) == base.split_hash(_items(10)[4:7])
+    assert task.split_hash(Split.TEST) == splits.split_hash(_items(10)[4:7])
     assert task.split_sizes() == {Split.TRAIN: 3, Split.VALIDATION: 4, Split.TEST: 3}
     assert (await task.grade(_items(1)[0], 0.0, None)).score == 1.0
     assert len(task.answer_key()) == 10

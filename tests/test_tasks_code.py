@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from w4s_jax.tasks.base import SplitSizes
+from w4s_jax.tasks.base import TaskOptions
 from w4s_jax.tasks.code import grade_function, grading_program, load_humaneval, public_tests
+from w4s_jax.tasks.splits import SplitSizes
 from w4s_jax.types import Item, ProgramRun, RunStatus, SandboxError, Split
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "datasets"
@@ -160,7 +161,7 @@ def test_hostile_text_is_not_parsed_in_the_parent():
 
 @real
 def test_humaneval_has_the_sizes_of_aflow():
-    task = load_humaneval(data_dir=DATA, split_seed=0, sizes=SplitSizes())
+    task = load_humaneval("", TaskOptions(data_dir=DATA, split_seed=0, sizes=SplitSizes()))
     items = [item for split in Split for item in task.items(split)]
     assert [len(task.items(s)) for s in (Split.TRAIN, Split.VALIDATION, Split.TEST)] == [0, 33, 131]
     assert {item.id for item in items} == {f"humaneval/{i}" for i in range(164)}
@@ -169,7 +170,7 @@ def test_humaneval_has_the_sizes_of_aflow():
 
 @real
 def test_gold_solutions_pass_and_fail_only_the_examples_that_humaneval_has_wrong():
-    task = load_humaneval(data_dir=DATA, split_seed=0, sizes=SplitSizes())
+    task = load_humaneval("", TaskOptions(data_dir=DATA, split_seed=0, sizes=SplitSizes()))
     items = [item for split in Split for item in task.items(split)]
     wrong = []
     for item in items:

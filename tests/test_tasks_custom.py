@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from w4s_jax.tasks.base import SplitSizes
+from w4s_jax.tasks.base import TaskOptions
 from w4s_jax.tasks.custom import CustomFormat, Scorer, load_custom
+from w4s_jax.tasks.splits import SplitSizes
 from w4s_jax.types import InputError, Split
 
 NUMERIC = CustomFormat(scorer=Scorer.NUMERIC)
@@ -17,7 +18,7 @@ def _write(path, rows):
 
 
 def _load(path, file_format=NUMERIC, **sizes):
-    return load_custom(path, file_format, split_seed=0, sizes=SplitSizes(**sizes))
+    return load_custom(path, file_format, TaskOptions(sizes=SplitSizes(**sizes)))
 
 
 def _sums(n):

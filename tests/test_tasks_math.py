@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from w4s_jax.tasks.base import SplitSizes
-from w4s_jax.tasks.math import annotated_program, load_gsm8k, load_gsm_hard, load_mgsm
+from w4s_jax.tasks.base import TaskOptions
+from w4s_jax.tasks.gold_programs import annotated_program
+from w4s_jax.tasks.math import load_gsm8k, load_gsm_hard
+from w4s_jax.tasks.mgsm import load_mgsm
+from w4s_jax.tasks.splits import SplitSizes
 from w4s_jax.types import InputError, Split
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "datasets"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="the real benchmark files are not beside the repository")
 
-OWN = {"data_dir": DATA, "split_seed": 0, "sizes": SplitSizes()}
+OWN = TaskOptions(data_dir=DATA)
 
 
 def _ids(items):
@@ -40,7 +43,7 @@ def _run(program):
 def test_gsm_hard_has_the_splits_of_w4s():
     import datasets
 
-    task = load_gsm_hard(**OWN)
+    task = load_gsm_hard("", OWN)
     order = datasets.Dataset.from_dict({"row": list(range(1319))}).shuffle(seed=0)["row"]
     assert _sizes(task) == [491, 138, 500]
     assert _disjoint(task)
@@ -52,19 +55,19 @@ def test_gsm_hard_has_the_splits_of_w4s():
 
 @real
 def test_most_gsm_hard_targets_exceed_a_million():
-    targets = [item.target for split in Split for item in load_gsm_hard(**OWN).items(split)]
+    targets = [item.target for split in Split for item in load_gsm_hard("", OWN).items(split)]
     assert sum(abs(target) > 1e6 for target in targets) / len(targets) == pytest.approx(0.59, abs=0.02)
 
 
 @real
 def test_a_gold_program_of_gsm_hard_computes_its_target():
-    for item in load_gsm_hard(**OWN).items(Split.VALIDATION):
+    for item in load_gsm_hard("", OWN).items(Split.VALIDATION):
         assert abs(_run(item.metadata["program"]) - item.target) < 0.1
 
 
 @real
 async def test_a_real_target_is_graded_right_however_it_is_written():
-    task = load_gsm_hard(**OWN)
+    task = load_gsm_hard("", OWN)
     item = next(item for item in task.items(Split.VALIDATION) if item.target > 1e6)
     for answer in (item.target, str(item.target), f"${item.target:,.2f}", f"The answer is {item.target:,.1f} dollars."):
         assert (await task.grade(item, answer, None)).score == 1.0
@@ -75,7 +78,8 @@ async def test_a_real_target_is_graded_right_however_it_is_written():
 @real
 def test_another_split_seed_gives_other_splits_and_the_same_seed_the_same():
     first, again, other = (
-        _ids(load_gsm_hard(data_dir=DATA, split_seed=seed, sizes=SplitSizes()).items(Split.TEST)) for seed in (0, 0, 1)
+        _ids(load_gsm_hard("", TaskOptions(data_dir=DATA, split_seed=seed, sizes=SplitSizes())).items(Split.TEST))
+        for seed in (0, 0, 1)
     )
     assert first == again
     assert first != other
@@ -83,9 +87,9 @@ def test_another_split_seed_gives_other_splits_and_the_same_seed_the_same():
 
 @real
 def test_sizes_shrink_and_grow_gsm_hard_without_moving_the_test():
-    own = load_gsm_hard(**OWN)
-    grown = load_gsm_hard(data_dir=DATA, split_seed=0, sizes=SplitSizes(validation=400))
-    shrunk = load_gsm_hard(data_dir=DATA, split_seed=0, sizes=SplitSizes(validation=20, test=100))
+    own = load_gsm_hard("", OWN)
+    grown = load_gsm_hard("", TaskOptions(data_dir=DATA, split_seed=0, sizes=SplitSizes(validation=400)))
+    shrunk = load_gsm_hard("", TaskOptions(data_dir=DATA, split_seed=0, sizes=SplitSizes(validation=20, test=100)))
     assert _sizes(grown) == [419, 400, 500]
     assert _sizes(shrunk) == [491, 20, 100]
     assert grown.items(Split.TEST) == own.items(Split.TEST)
@@ -95,7 +99,7 @@ def test_sizes_shrink_and_grow_gsm_hard_without_moving_the_test():
 
 @real
 def test_gsm8k_has_the_sizes_of_aflow_and_its_train_split():
-    task = load_gsm8k(**OWN)
+    task = load_gsm8k("", OWN)
     assert _sizes(task) == [7473, 264, 1055]
     assert _disjoint(task)
     first = next(item for split in Split for item in task.items(split) if item.id == "gsm8k/test/0")
@@ -105,7 +109,7 @@ def test_gsm8k_has_the_sizes_of_aflow_and_its_train_split():
 
 @real
 def test_most_gsm8k_items_have_a_program_that_computes_their_answer():
-    items = [item for split in (Split.VALIDATION, Split.TEST) for item in load_gsm8k(**OWN).items(split)]
+    items = [item for split in (Split.VALIDATION, Split.TEST) for item in load_gsm8k("", OWN).items(split)]
     programs = [(item.metadata["program"], item.target) for item in items if "program" in item.metadata]
     assert len(programs) / len(items) > 0.9
     assert all(math.isclose(_run(program), target, rel_tol=1e-9) for program, target in programs)
@@ -113,7 +117,7 @@ def test_most_gsm8k_items_have_a_program_that_computes_their_answer():
 
 @real
 def test_mgsm_is_split_by_problem_over_all_languages():
-    task = load_mgsm((), **OWN)
+    task = load_mgsm("", OWN)
     problems = {split: {item.id.rpartition("/")[2] for item in task.items(split)} for split in Split}
     assert _sizes(task) == [0, 150, 600]
     assert len(problems[Split.VALIDATION]) == 50
@@ -125,7 +129,7 @@ def test_mgsm_is_split_by_problem_over_all_languages():
 
 @real
 def test_mgsm_in_one_language_has_its_published_number_of_problems():
-    task = load_mgsm(("de",), **OWN)
+    task = load_mgsm("de", OWN)
     assert _sizes(task) == [0, 50, 200]
     assert task.name == "mgsm:de"
     assert "German" in task.description
@@ -133,7 +137,7 @@ def test_mgsm_in_one_language_has_its_published_number_of_problems():
 
 def test_an_unknown_language_is_refused_with_the_known_ones():
     with pytest.raises(InputError, match="'xx' is unknown; take some of bn, de, en"):
-        load_mgsm(("xx",), **OWN)
+        load_mgsm("xx", OWN)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +154,7 @@ def test_a_bad_gsm8k_row_is_named_by_its_line(tmp_path, row, message):
     good = json.dumps({"question": "1 + 1?", "answer": "#### 2"})
     (tmp_path / "gsm8k" / "test.jsonl").write_text(f"{good}\n{json.dumps(row)}\n")
     with pytest.raises(InputError, match=rf"test\.jsonl:2: .*{message}"):
-        load_gsm8k(data_dir=tmp_path, split_seed=0, sizes=SplitSizes())
+        load_gsm8k("", TaskOptions(data_dir=tmp_path, split_seed=0, sizes=SplitSizes()))
 
 
 @pytest.mark.parametrize("target", [None, "many", float("nan"), True])
@@ -158,7 +162,7 @@ def test_a_gsm_hard_target_that_is_no_number_is_named_by_its_line(tmp_path, targ
     (tmp_path / "gsm-hard").mkdir()
     (tmp_path / "gsm-hard" / "train.jsonl").write_text(json.dumps({"input": "?", "code": "x", "target": target}))
     with pytest.raises(InputError, match=r"train\.jsonl:1: field 'target' is"):
-        load_gsm_hard(data_dir=tmp_path, split_seed=0, sizes=SplitSizes())
+        load_gsm_hard("", TaskOptions(data_dir=tmp_path, split_seed=0, sizes=SplitSizes()))
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from w4s_jax.tasks.base import SealedTask, SplitSizes
+from w4s_jax.tasks.base import SealedTask, TaskOptions
 from w4s_jax.tasks.custom import CustomFormat, Scorer
 from w4s_jax.tasks.registry import expand_tasks, make_task, task_names
+from w4s_jax.tasks.splits import SplitSizes
 from w4s_jax.types import InputError, SealedSplitError, Split
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "datasets"
@@ -23,7 +24,7 @@ def _file(path, questions):
 @real
 @pytest.mark.parametrize("name", ["gsm_hard", "gsm-hard", "gsm8k", "mgsm", "mgsm:en+de", "humaneval"])
 def test_every_benchmark_is_made_sealed_and_with_seeds(name):
-    task = make_task(name, data_dir=DATA)
+    task = make_task(name, TaskOptions(data_dir=DATA))
     assert isinstance(task, SealedTask)
     assert task.name == name.replace("-", "_")
     assert task.items(Split.VALIDATION)
@@ -34,9 +35,10 @@ def test_every_benchmark_is_made_sealed_and_with_seeds(name):
 
 def test_a_toy_task_is_made_without_any_file():
     name = expand_tasks("toy")[0]
-    task = make_task(name, split_seed=3, sizes=SplitSizes(train=4, validation=5, test=6))
+    task = make_task(name, TaskOptions(split_seed=3, sizes=SplitSizes(train=4, validation=5, test=6)))
     assert task.split_sizes() == {Split.TRAIN: 4, Split.VALIDATION: 5, Split.TEST: 6}
-    assert task.split_hash(Split.TEST) == make_task(name, split_seed=3, sizes=SplitSizes(test=6)).split_hash(Split.TEST)
+    other = make_task(name, TaskOptions(split_seed=3, sizes=SplitSizes(test=6)))
+    assert task.split_hash(Split.TEST) == other.split_hash(Split.TEST)
 
 
 def test_a_list_is_expanded_in_order_and_without_repeats():
@@ -45,13 +47,19 @@ def test_a_list_is_expanded_in_order_and_without_repeats():
     assert len(expand_tasks("toy:2")) == 2 * len(toys)
 
 
-@pytest.mark.parametrize(
-    ("name", "nearest"), [("gsmhard", "gsm_hard"), ("human_eval", "humaneval"), ("gsm8k:en", "gsm8k")]
-)
+@pytest.mark.parametrize(("name", "nearest"), [("gsmhard", "gsm_hard"), ("human_eval", "humaneval")])
 def test_an_unknown_name_is_refused_with_the_nearest(name, nearest):
     for call in (make_task, expand_tasks):
         with pytest.raises(InputError, match=f"{name!r} is unknown, did you mean {nearest!r}.; known are gsm8k"):
             call(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"), [("gsm8k:en", "it has no variants"), ("gsm_hard:x", "w4s, pal, relative")]
+)
+def test_an_unknown_variant_is_refused(name, allowed):
+    with pytest.raises(InputError, match=f"task {name}: .* is unknown; .*{allowed}"):
+        make_task(name)
 
 
 @pytest.mark.parametrize("names", ["", " , ", "jsonl:", "toy_nothing", "toy:0"])
@@ -67,7 +75,7 @@ def test_a_group_is_no_single_task():
 
 def test_a_custom_file_is_a_task(tmp_path):
     name = _file(tmp_path / "own.jsonl", [f"{i}?" for i in range(10)])
-    task = make_task(name, custom=CustomFormat(scorer=Scorer.NUMERIC), sizes=SplitSizes(validation=3))
+    task = make_task(name, TaskOptions(sizes=SplitSizes(validation=3)), custom=CustomFormat(scorer=Scorer.NUMERIC))
     assert len(task.items(Split.VALIDATION)) == 3
     assert str(tmp_path) in task.source
 

@@ -28,7 +28,8 @@ def _write(path, form):
 @pytest.mark.parametrize("folder", ["my_set", "my-set"])
 def test_a_local_file_is_found_in_every_form(tmp_path, folder, form):
     _write(tmp_path / folder / f"test{form}", form)
-    rows = HubSource(name="my_set", hub_id="nobody/my-set").read("test", tmp_path)
+    rows, origin = HubSource(name="my_set", hub_id="nobody/my-set").read("test", tmp_path)
+    assert origin == str(tmp_path / folder / f"test{form}")
     assert [dict(row.values) for row in rows] == ROWS
     assert rows[1].place.endswith(f"test{form}:2")
 
@@ -36,7 +37,7 @@ def test_a_local_file_is_found_in_every_form(tmp_path, folder, form):
 def test_a_file_of_a_configuration_carries_its_name(tmp_path):
     _write(tmp_path / "mgsm" / "de_test.jsonl", ".jsonl")
     source = HubSource(name="mgsm", hub_id="nobody/mgsm", config="de", config_in_files=True)
-    assert len(source.read("test", tmp_path)) == 2
+    assert len(source.read("test", tmp_path).rows) == 2
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_without_file_and_hub_the_error_says_where_the_file_belongs(tmp_path, mo
     def fail(*_args, **_kwargs):
         raise failure
 
-    monkeypatch.setattr(datasets, "load_dataset", fail)
+    monkeypatch.setattr(datasets, "load_dataset_builder", fail)
     with pytest.raises(InputError, match=r"openai/gsm8k split 'test' is not at hand .*gsm8k/test\.jsonl") as error:
         HubSource(name="gsm8k", hub_id="openai/gsm8k", config="main").read("test", tmp_path)
     assert "\n" not in str(error.value)
@@ -95,12 +96,68 @@ def test_rows_of_the_hub_are_named_by_data_set_and_row(monkeypatch):
     datasets = pytest.importorskip("datasets")
     asked = {}
 
-    def load(*args, **kwargs):
-        asked["call"] = (args, kwargs)
-        return datasets.Dataset.from_list(ROWS)
+    class Builder:
+        hash = "0123abcd"
 
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    rows = HubSource(name="m", hub_id="a/m", config="de", revision="refs/convert/parquet").read("test", None)
-    assert asked["call"] == (("a/m", "de"), {"split": "test", "revision": "refs/convert/parquet"})
+        def download_and_prepare(self):
+            asked["prepared"] = True
+
+        def as_dataset(self, split):
+            asked["split"] = split
+            return datasets.Dataset.from_list(ROWS)
+
+    def builder(*args, **kwargs):
+        asked["call"] = (args, kwargs)
+        return Builder()
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", builder)
+    source = HubSource(name="m", hub_id="a/m", config="de", revision="refs/convert/parquet")
+    rows, origin = source.read("test", None)
+    assert asked == {"call": (("a/m", "de"), {"revision": "refs/convert/parquet"}), "prepared": True, "split": "test"}
+    assert origin == "a/m@0123abcd"  # the commit that was read, not the name it was asked by
     assert rows[1].place == "a/m test row 2"
     assert rows[1].text("answer") == "3"
+    source.read("test", None, "v2")
+    assert asked["call"][1] == {"revision": "v2"}
+
+
+def test_a_gated_data_set_says_where_its_terms_are_accepted(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def fail(*_args, **_kwargs):
+        raise ConnectionError("403 Client Error: gated")
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", fail)
+    message = r"put its rows into DIR/g/train\.jsonl .*terms at https://huggingface\.co/datasets/a/g and log in"
+    with pytest.raises(InputError, match=message):
+        HubSource(name="g", hub_id="a/g", gated=True).read("train", None)
+
+
+def test_a_split_that_local_files_lack_is_left_out_only_where_it_may_be(tmp_path):
+    _write(tmp_path / "m" / "test.jsonl", ".jsonl")
+    source = HubSource(name="m", hub_id="nobody/m", config="main")
+    assert source.read_if_there("train", tmp_path) == ([], "")
+    with pytest.raises(InputError, match="'train'"):
+        source.read("train", tmp_path)
+
+
+def test_a_file_may_name_the_configuration_where_there_is_one(tmp_path):
+    _write(tmp_path / "m" / "main_test.jsonl", ".jsonl")
+    assert len(HubSource(name="m", hub_id="nobody/m", config="main").read("test", tmp_path).rows) == 2
+
+
+def test_a_csv_is_read_under_the_names_of_its_first_line(tmp_path):
+    (tmp_path / "rows.csv").write_text('\ufeffquestion,answer\n"1, 2, or\n3?",2\nx,y\n', encoding="utf-8")
+    rows = read_rows(tmp_path / "rows.csv")
+    assert [dict(row.values) for row in rows] == [
+        {"question": "1, 2, or\n3?", "answer": "2"},
+        {"question": "x", "answer": "y"},
+    ]
+    assert rows[0].place.endswith("rows.csv:3")
+
+
+@pytest.mark.parametrize("line", ["only one", "a,b,c"])
+def test_a_line_of_a_csv_with_other_columns_is_named(tmp_path, line):
+    (tmp_path / "rows.csv").write_text(f"question,answer\n1,2\n{line}\n")
+    with pytest.raises(InputError, match=r"rows\.csv:3: the row has not the 2 columns of the first line"):
+        read_rows(tmp_path / "rows.csv")

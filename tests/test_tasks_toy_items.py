@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from w4s_jax.tasks.base import SplitSizes, find_duplicates
+from w4s_jax.tasks.splits import SplitSizes, find_duplicates
 from w4s_jax.tasks.toy import FAMILIES, HELD_OUT, SEEN, expand, toy_task
 from w4s_jax.tasks.toy.families import instance_profile
 from w4s_jax.tasks.toy.grading import SYNTAX, grade, grade_number, hidden_test_program, read_number

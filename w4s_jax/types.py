@@ -205,6 +205,10 @@ class Task(Protocol):
     """`accuracy`, `f1` or `pass@1`."""
     scratch_bytes: int
     """Size of the folder that each run of a workflow on an item may write to; 0 for none."""
+    rule: str
+    """The grading rule in one line; part of what decides an outcome."""
+    packages: tuple[str, ...]
+    """Distributions that programs of its grader import in the sandbox."""
 
     def items(self, split: Split) -> Sequence[Item]:
         """Items of a split, in a fixed order.

@@ -219,6 +219,7 @@ class Evaluator:
             repetition=job.repetition,
             executor=f"{self.executor.model} {self.options.scope}",
             limits=f"{self._limits} scratch {job.task.scratch_bytes}" if job.task.scratch_bytes else self._limits,
+            rule=job.task.rule,
         )
 
     async def _remembered(self, job: _Job, item: Item, stop: _Stop) -> Remembered:

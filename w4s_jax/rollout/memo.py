@@ -40,6 +40,8 @@ class MemoKey(NamedTuple):
     """Model and whatever else decides its replies."""
     limits: str
     """Limits of the run, as text."""
+    rule: str = ""
+    """The task's grading rule."""
 
 
 class Remembered(NamedTuple):

@@ -16,11 +16,11 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-
+from w4s_jax.tasks.splits import Duplicate, SplitSizes, find_duplicates, split_hash
 from w4s_jax.types import (
     Case,
     Evaluation,
@@ -44,115 +44,36 @@ MAX_CASE_CHARS = 4_000
 """Longest text of one part of a case; what is left out is counted at its end."""
 
 
-# --- splits -----------------------------------------------------------------
+# --- tasks ------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SplitSizes:
-    """Sizes asked for, in items; None keeps the task's own.
+class TaskOptions:
+    """What a user decides of a benchmark; every loader takes it.
 
     Example:
-        >>> SplitSizes(validation=20).test is None
-        True
+        >>> TaskOptions(sizes=SplitSizes(test=100)).split_seed
+        0
     """
 
-    train: int | None = None
-    validation: int | None = None
-    test: int | None = None
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            size = getattr(self, field.name)
-            if size is not None and size < 0:
-                raise InputError(f"{field.name}_size={size} is negative; give a number of items, 0 or more")
-
-    def of(self, split: Split) -> int | None:
-        """The size asked for of one split."""
-        size: int | None = getattr(self, split.value)
-        return size
+    data_dir: Path | None = None
+    """Folder of local files, see `source`; None reads the hub."""
+    revision: str | None = None
+    """Commit, tag or branch of the hub's data set; None takes the newest."""
+    split_seed: int = 0
+    """Apart from the seed of a run."""
+    sizes: SplitSizes = dataclasses.field(default_factory=SplitSizes)
 
 
-def shuffled(items: Sequence[Item], seed: int) -> list[Item]:
-    """Returns the items in the order of `datasets.Dataset.shuffle(seed)` (numpy's PCG64 permutation)."""
-    return [items[i] for i in np.random.default_rng(seed).permutation(len(items))]
-
-
-def cut(items: Sequence[Item], *, validation: int, test: int) -> dict[Split, list[Item]]:
-    """Cuts ordered items into validation, then test, then train."""
-    end = validation + test
-    return {
-        Split.TRAIN: list(items[end:]),
-        Split.VALIDATION: list(items[:validation]),
-        Split.TEST: list(items[validation:end]),
-    }
-
-
-def resize(
-    splits: Mapping[Split, Sequence[Item]], sizes: SplitSizes, *, spare: Sequence[Item] = ()
-) -> dict[Split, tuple[Item, ...]]:
-    """Gives disjoint splits the sizes asked for.
-
-    A smaller split keeps its first items, so the others do not move. A larger validation
-    or test split takes what it lacks from `spare`, then from the end of train.
-
-    Args:
-        splits: disjoint items by split, in their final order.
-        sizes: the sizes asked for.
-        spare: items of no split.
+def check_variant(task: str, variant: str, known: Collection[str] = ()) -> None:
+    """Refuses what may not stand behind the colon of a task's name.
 
     Raises:
-        InputError: fewer items are left than were asked for.
+        InputError: the variant is not empty and not among the known ones.
     """
-    resized: dict[Split, tuple[Item, ...]] = {}
-    reserve = [*splits.get(Split.TRAIN, ()), *reversed(spare)]
-    for split in (Split.TEST, Split.VALIDATION):  # Test first: its items do not depend on validation's size.
-        items = list(splits.get(split, ()))
-        size = _wanted(sizes, split, len(items), len(items) + len(reserve))
-        items += [reserve.pop() for _ in range(size - len(items))]
-        resized[split] = tuple(items[:size])
-    left = {item.id for item in reserve}
-    train = [item for item in splits.get(Split.TRAIN, ()) if item.id in left]
-    return {Split.TRAIN: tuple(train[: _wanted(sizes, Split.TRAIN, len(train), len(train))]), **resized}
-
-
-def _wanted(sizes: SplitSizes, split: Split, own: int, most: int) -> int:
-    size = sizes.of(split)
-    if size is not None and size > most:
-        raise InputError(f"{split}_size={size} exceeds the {most} items there are; ask for {most} or fewer")
-    return own if size is None else size
-
-
-def split_hash(items: Sequence[Item]) -> str:
-    """SHA-256 over the content of items in their order: what an accuracy was measured on."""
-    digest = hashlib.sha256()
-    for item in items:
-        content = (item.id, item.question, item.target, item.entry_point, item.public_tests)
-        digest.update(json.dumps(content, sort_keys=True).encode() + b"\n")
-    return digest.hexdigest()
-
-
-class Duplicate(NamedTuple):
-    """One question in two splits."""
-
-    first: str
-    """Item id."""
-    second: str
-    """Item id."""
-
-
-def find_duplicates(splits: Mapping[Split, Sequence[Item]]) -> tuple[Duplicate, ...]:
-    """Returns questions that stand in more than one split, white space and case aside."""
-    seen: dict[str, tuple[Split, str]] = {}
-    found = []
-    for split, items in splits.items():
-        for item in items:
-            first_split, first_id = seen.setdefault(" ".join(item.question.lower().split()), (split, item.id))
-            if first_split is not split:
-                found.append(Duplicate(first_id, item.id))
-    return tuple(found)
-
-
-# --- tasks ------------------------------------------------------------------
+    if variant and variant not in known:
+        allowed = f"it takes {', '.join(filter(None, known))}" if known else "it has no variants"
+        raise InputError(f"task {task}:{variant}: {variant!r} is unknown; {allowed}")
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -179,6 +100,10 @@ class ItemTask:
     """Size of the folder that each run of a workflow on an item may write to; 0 for none."""
     source: str = ""
     """One line: where the rows are from and how the source's splits became ours."""
+    rule: str = ""
+    """One line: the grading rule with its tolerance; outcomes under another one are other outcomes."""
+    packages: tuple[str, ...] = ()
+    """Distributions that programs of the grader import in the sandbox."""
 
     def __post_init__(self) -> None:
         ids = Counter(item.id for items in self.splits.values() for item in items)
@@ -215,6 +140,8 @@ class SealedTask:
         self.description = task.description
         self.metric = task.metric
         self.scratch_bytes = task.scratch_bytes
+        self.rule = task.rule
+        self.packages = task.packages
 
     def unseal(self) -> None:
         """Opens the test split, for good: for the one closing evaluation of all finalists."""
@@ -247,6 +174,10 @@ class SealedTask:
     def split_sizes(self) -> dict[Split, int]:
         """Number of items by split."""
         return {split: len(self._task.items(split)) for split in Split}
+
+    def duplicates(self) -> tuple[Duplicate, ...]:
+        """Questions that stand in more than one split."""
+        return find_duplicates({split: self._task.items(split) for split in Split})
 
     @property
     def source(self) -> str:

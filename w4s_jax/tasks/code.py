@@ -19,16 +19,18 @@ import doctest
 import hashlib
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from w4s_jax.tasks.base import ItemTask, SplitSizes, cut, resize, shuffled
+from w4s_jax.tasks.base import ItemTask, TaskOptions, check_variant
 from w4s_jax.tasks.source import HubSource, Row
+from w4s_jax.tasks.splits import split_pool
 from w4s_jax.types import Grade, Item, Limits, ProgramRun, RunStatus, Sandbox
 from w4s_jax.workflows import seeds_for
 
 GRADING_LIMITS = Limits(wall_seconds=20.0, cpu_seconds=10.0)
 """Of one answer with its hidden tests."""
+
+PASS_AT_1 = "every hidden test passes, in the sandbox; pass@1"
 
 _HUMANEVAL = HubSource(name="humaneval", hub_id="openai/openai_humaneval")
 
@@ -56,24 +58,27 @@ def solution():
 """
 
 
-def load_humaneval(*, data_dir: Path | None, split_seed: int, sizes: SplitSizes) -> ItemTask:
+def load_humaneval(variant: str, options: TaskOptions) -> ItemTask:
     """164 Python functions to write from their docstrings; pass@1.
 
     Raises:
-        InputError: no data, a bad row, or sizes that exceed it.
+        InputError: a variant, no data, a bad row, or sizes that exceed it.
     """
-    items = [_humaneval_item(row) for row in _HUMANEVAL.read("test", data_dir)]
+    check_variant("humaneval", variant)
+    rows, origin = _HUMANEVAL.read("test", options.data_dir, options.revision)
+    cut = split_pool("humaneval", [_humaneval_item(row) for row in rows], seed=options.split_seed, sizes=options.sizes)
     return ItemTask(
         name="humaneval",
         description=(
             "Write the Python function that a signature and its docstring describe. "
             "The answer is the source code of the whole function, with its imports; hidden tests run it."
         ),
-        splits=resize(cut(shuffled(items, split_seed), validation=33, test=131), sizes),
+        splits=cut.items,
         grader=grade_function,
+        rule=PASS_AT_1,
         seeds=seeds_for("code"),
         metric="pass@1",
-        source=f"{_HUMANEVAL.hub_id} test, shuffled by seed {split_seed}; no train",
+        source=f"{origin}, {cut.how}; no train",
     )
 
 

@@ -13,10 +13,12 @@ import dataclasses
 import enum
 from pathlib import Path
 
-from w4s_jax.tasks.base import Grader, ItemTask, SplitSizes, cut, resize, shuffled
-from w4s_jax.tasks.graders import ExactGrader, NumericGrader
-from w4s_jax.tasks.numbers import parse_number
+from w4s_jax.tasks.base import Grader, ItemTask, TaskOptions
+from w4s_jax.tasks.scoring.numbers import parse_number
+from w4s_jax.tasks.scoring.numeric import NumericGrader
+from w4s_jax.tasks.scoring.text import ExactGrader
 from w4s_jax.tasks.source import Row, read_rows
+from w4s_jax.tasks.splits import cut, resize, shuffled
 from w4s_jax.types import InputError, Item
 from w4s_jax.workflows import seeds_for
 
@@ -48,7 +50,7 @@ class CustomFormat:
     """A text file that tells the meta-agent what the task is about."""
 
 
-def load_custom(path: Path, file_format: CustomFormat, *, split_seed: int, sizes: SplitSizes) -> ItemTask:
+def load_custom(path: Path, file_format: CustomFormat, options: TaskOptions) -> ItemTask:
     """Builds a task from a `.jsonl`, `.json` or `.parquet` file.
 
     Raises:
@@ -64,11 +66,12 @@ def load_custom(path: Path, file_format: CustomFormat, *, split_seed: int, sizes
         name=f"jsonl:{path}",
         description=_description(file_format),
         splits=resize(
-            cut(shuffled(items, split_seed), validation=min(200, max(1, fifth)), test=min(800, 2 * fifth)), sizes
+            cut(shuffled(items, options.split_seed), validation=min(200, max(1, fifth)), test=min(800, 2 * fifth)),
+            options.sizes,
         ),
         grader=grader,
         seeds=seeds_for("math" if numeric else "qa"),
-        source=f"{path}, shuffled by seed {split_seed}",
+        source=f"{path}, shuffled by seed {options.split_seed}",
     )
 
 

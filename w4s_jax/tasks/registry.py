@@ -14,49 +14,43 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from w4s_jax.tasks import toy
-from w4s_jax.tasks.base import SealedTask, SplitSizes, find_duplicates
+from w4s_jax.tasks.base import SealedTask, TaskOptions
 from w4s_jax.tasks.code import load_humaneval
 from w4s_jax.tasks.custom import CustomFormat, load_custom
-from w4s_jax.tasks.math import load_gsm8k, load_gsm_hard, load_mgsm
-from w4s_jax.types import InputError, Split, Task
+from w4s_jax.tasks.math import load_gsm8k, load_gsm_hard, load_svamp
+from w4s_jax.tasks.mgsm import load_mgsm
+from w4s_jax.types import InputError, Task
 
 _log = logging.getLogger(__name__)
 
-_LOADERS: dict[str, Callable[..., Task]] = {
+_LOADERS: dict[str, Callable[[str, TaskOptions], Task]] = {
     "gsm8k": load_gsm8k,
     "gsm_hard": load_gsm_hard,
     "humaneval": load_humaneval,
+    "mgsm": load_mgsm,
+    "svamp": load_svamp,
 }
-"""Benchmarks without variants; called with data_dir, split_seed and sizes."""
+"""Benchmarks; called with the variant, which stands behind the colon of a name and may be empty."""
 
 
-def make_task(
-    name: str,
-    *,
-    data_dir: Path | None = None,
-    split_seed: int = 0,
-    sizes: SplitSizes | None = None,
-    custom: CustomFormat | None = None,
-) -> SealedTask:
+def make_task(name: str, options: TaskOptions | None = None, *, custom: CustomFormat | None = None) -> SealedTask:
     """Loads one task, its test split sealed; questions in two splits are logged as warnings.
 
     Args:
-        name: `gsm_hard`, `gsm8k`, `mgsm`, `mgsm:en+de`, `humaneval`, a toy family, or `jsonl:PATH`;
-            `-` and `_` are the same in names.
-        data_dir: local files, see `source`; None reads the hub.
-        split_seed: of the splits; apart from the run's seed.
-        sizes: sizes of splits; None keeps the task's own.
+        name: `gsm_hard`, `gsm_hard:pal`, `mgsm:en+de`, a toy family, `jsonl:PATH`, …; `-` and `_` are the
+            same in names.
+        options: where its rows are and how they are split.
         custom: how the rows of `jsonl:PATH` are read.
 
     Raises:
         InputError: an unknown name, no data, a bad row, or sizes that exceed the data.
     """
-    task = _load(name, data_dir, split_seed, sizes or SplitSizes(), custom or CustomFormat())
-    duplicates = find_duplicates({split: task.items(split) for split in Split})
+    task = SealedTask(_load(name, options or TaskOptions(), custom or CustomFormat()))
+    duplicates = task.duplicates()
     if duplicates:
         first = duplicates[0]
         _log.warning("task %s: %d questions stand in two splits, e.g. as %s and %s", name, len(duplicates), *first)
-    return SealedTask(task)
+    return task
 
 
 def expand_tasks(names: str) -> list[str]:
@@ -74,22 +68,19 @@ def expand_tasks(names: str) -> list[str]:
 
 def task_names() -> tuple[str, ...]:
     """Every benchmark and toy family by name."""
-    return (*sorted([*_LOADERS, "mgsm"]), *toy.FAMILIES)
+    return (*sorted(_LOADERS), *toy.FAMILIES)
 
 
-def _load(name: str, data_dir: Path | None, split_seed: int, sizes: SplitSizes, custom: CustomFormat) -> Task:
+def _load(name: str, options: TaskOptions, custom: CustomFormat) -> Task:
     expanded = _expand(name)
     if len(expanded) != 1:
         raise InputError(f"task {name!r} stands for {len(expanded)} tasks; load one of {', '.join(expanded)}")
     family, _, variant = expanded[0].partition(":")
     if family == "jsonl":
-        return load_custom(Path(variant), custom, split_seed=split_seed, sizes=sizes)
-    if family == "mgsm":
-        languages = variant.split("+") if variant else ()
-        return load_mgsm(languages, data_dir=data_dir, split_seed=split_seed, sizes=sizes)
+        return load_custom(Path(variant), custom, options)
     if family in _LOADERS:
-        return _LOADERS[family](data_dir=data_dir, split_seed=split_seed, sizes=sizes)
-    return toy.toy_task(family, split_seed=split_seed, sizes=sizes)
+        return _LOADERS[family](variant, options)
+    return toy.toy_task(family, split_seed=options.split_seed, sizes=options.sizes)
 
 
 def _expand(name: str) -> Sequence[str]:
@@ -98,7 +89,7 @@ def _expand(name: str) -> Sequence[str]:
     family = family.replace("-", "_")
     if family == "jsonl" and variant:
         return [name]
-    if family == "mgsm" or (family in _LOADERS and not colon):
+    if family in _LOADERS:
         return [family + colon + variant]
     if family == "toy" or family.startswith("toy_"):
         return toy.expand(family + colon + variant)

@@ -3,23 +3,25 @@
 --data_dir or hub → **rows with their place** → items → splits
 
 `DIR/NAME/SPLIT.jsonl` (or `CONFIG_SPLIT.jsonl`; also `.jsonl.gz`, `.json`,
-`.parquet`) with the hub's fields comes before the hub itself; NAME may be spelt
-with `-` or `_`. Every row remembers its file and line, so that a bad one can be
-named.
+`.parquet`, `.csv`) with the hub's fields comes before the hub itself; NAME may be
+spelt with `-` or `_`. Every row remembers its file and line, so that a bad one can
+be named.
 """
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import gzip
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from w4s_jax.types import InputError
 
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
+"""Of files that can be read."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,14 @@ class Row:
         return InputError(f"{self.place}: {problem}")
 
 
+class Rows(NamedTuple):
+    """Rows of one split of a source."""
+
+    rows: list[Row]
+    origin: str
+    """The file, or the hub's id with the commit that was read."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HubSource:
     """A data set of the hub and where its files lie locally.
@@ -74,59 +84,92 @@ class HubSource:
     """Folder under the data directory; `-` and `_` are the same."""
     hub_id: str
     config: str | None = None
-    """The hub's configuration; opens the names of local files too where `config_in_files`."""
+    """The hub's configuration."""
     config_in_files: bool = False
+    """Whether a local file has to name the configuration, because there are several."""
     revision: str | None = None
-    """The hub's revision; data sets that are scripts are read from `refs/convert/parquet`."""
+    """The hub's revision where none is asked for; data sets that are scripts are read from `refs/convert/parquet`."""
+    gated: bool = False
+    """Whether the hub asks to accept terms first."""
 
-    def read(self, split: str, data_dir: Path | None) -> list[Row]:
+    def read(self, split: str, data_dir: Path | None, revision: str | None = None) -> Rows:
         """Returns the rows of one of the hub's splits, in the hub's order.
+
+        Args:
+            split: the hub's name of it.
+            data_dir: local files, which come before the hub.
+            revision: of the hub; None takes the source's own.
 
         Raises:
             InputError: there is neither a file nor a hub; a row is bad.
         """
         path = self.find_file(split, data_dir)
-        return read_rows(path) if path else self._download(split, data_dir)
+        if path is not None:
+            return Rows(read_rows(path), str(path))
+        return self._download(split, data_dir, revision or self.revision)
+
+    def read_if_there(self, split: str, data_dir: Path | None, revision: str | None = None) -> Rows:
+        """As `read`, and no rows where local files are used and this split is none of them."""
+        if data_dir is not None and self.has_folder(data_dir) and self.find_file(split, data_dir) is None:
+            return Rows([], "")
+        return self.read(split, data_dir, revision)
+
+    def has_folder(self, data_dir: Path) -> bool:
+        """Whether there are local files of this source."""
+        return any((data_dir / folder).is_dir() for folder in self._folders())
 
     def find_file(self, split: str, data_dir: Path | None) -> Path | None:
-        """Returns the local file of a split, or None."""
-        folders = dict.fromkeys((self.name, self.name.replace("_", "-"), self.name.replace("-", "_")))
+        """Returns the local file of a split, or None: `CONFIG_SPLIT.jsonl`, or `SPLIT.jsonl` where that is clear."""
         if data_dir is None:
             return None
-        paths = (data_dir / folder / (self._stem(split) + suffix) for folder in folders for suffix in _SUFFIXES)
+        stems = [f"{self.config}_{split}"] if self.config else []
+        stems += [] if self.config_in_files else [split]
+        paths = (
+            data_dir / folder / (stem + suffix)
+            for folder in self._folders() for stem in stems for suffix in SUFFIXES
+        )  # fmt: skip
         return next((path for path in paths if path.is_file()), None)
 
-    def _stem(self, split: str) -> str:
-        return f"{self.config}_{split}" if self.config_in_files and self.config else split
+    def _folders(self) -> Sequence[str]:
+        return tuple(dict.fromkeys((self.name, self.name.replace("_", "-"), self.name.replace("-", "_"))))
 
-    def _download(self, split: str, data_dir: Path | None) -> list[Row]:
+    def _download(self, split: str, data_dir: Path | None, revision: str | None) -> Rows:
         import datasets  # Half a second and a network client: only where no file is at hand.
 
         try:
-            table = datasets.load_dataset(self.hub_id, self.config, split=split, revision=self.revision)
+            builder = datasets.load_dataset_builder(self.hub_id, self.config, revision=revision)
+            builder.download_and_prepare()
+            table = builder.as_dataset(split=split)
         except (OSError, ValueError, RuntimeError) as error:
-            wanted = f"{data_dir or 'DIR'}/{self.name}/{self._stem(split)}.jsonl"
+            stem = f"{self.config}_{split}" if self.config_in_files and self.config else split
+            wanted = f"{data_dir or 'DIR'}/{self.name}/{stem}.jsonl"
             remedy = f"put its rows into {wanted} and give --data_dir={data_dir or 'DIR'}, or allow the hub"
+            if self.gated:
+                remedy += (
+                    f", accept its terms at https://huggingface.co/datasets/{self.hub_id} and log in: hf auth login"
+                )
+            at = f" at revision {revision!r}" if revision else ""
             raise InputError(
-                f"data set {self.hub_id} split {split!r} is not at hand ({_line(error)}); {remedy}"
+                f"data set {self.hub_id} split {split!r}{at} is not at hand ({_line(error)}); {remedy}"
             ) from error
-        return [Row(place=f"{self.hub_id} {split} row {i}", values=values) for i, values in enumerate(table, 1)]
+        rows = [Row(place=f"{self.hub_id} {split} row {i}", values=values) for i, values in enumerate(table, 1)]
+        return Rows(rows, f"{self.hub_id}@{builder.hash or revision or 'newest'}")
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Reads `.jsonl`, `.jsonl.gz`, `.json` (a list of objects) or `.parquet`.
+    """Reads `.jsonl`, `.jsonl.gz`, `.json` (a list of objects), `.parquet`, or `.csv` with a line of names.
 
     Raises:
         InputError: the file cannot be read or holds no rows; a row is no object.
     """
     if not path.is_file():
-        raise InputError(f"data file {path} does not exist; give the path of a .jsonl, .json or .parquet file")
+        raise InputError(f"data file {path} does not exist; give the path of a .jsonl, .json, .parquet or .csv file")
     try:
         rows = list(_read(path))
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"data file {path} cannot be read ({_line(error)}); write it again as UTF-8") from error
     if not rows:
-        raise InputError(f"data file {path} holds no rows; write one JSON object a line")
+        raise InputError(f"data file {path} holds no rows; write one a line")
     return rows
 
 
@@ -135,7 +178,18 @@ def _read(path: Path) -> Iterator[Row]:
         return _numbered(path, _read_parquet(path))
     if path.name.endswith(".json"):
         return _numbered(path, _read_list(path))
-    return _read_lines(path)
+    return _read_csv(path) if path.name.endswith(".csv") else _read_lines(path)
+
+
+def _read_csv(path: Path) -> Iterator[Row]:
+    """Rows under the names of the first line; every value is a text."""
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        table = csv.DictReader(lines)
+        for values in table:
+            row = Row(place=f"{path}:{table.line_num}", values=values)
+            if None in values or None in values.values():
+                raise row.error(f"the row has not the {len(table.fieldnames or ())} columns of the first line")
+            yield row
 
 
 def _read_lines(path: Path) -> Iterator[Row]:

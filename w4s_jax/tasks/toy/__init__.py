@@ -9,7 +9,8 @@ says nothing about real models; see docs/simulator.md.
 
 from __future__ import annotations
 
-from w4s_jax.tasks.base import ItemTask, SplitSizes
+from w4s_jax.tasks.base import ItemTask
+from w4s_jax.tasks.splits import SplitSizes
 from w4s_jax.tasks.toy.families import FAMILIES, HELD_OUT, SEEN, Family, expand, split_name
 from w4s_jax.tasks.toy.generate import generate
 from w4s_jax.tasks.toy.grading import grade, grade_number

@@ -13,7 +13,7 @@ import decimal
 import re
 from typing import Any
 
-from w4s_jax.tasks.symptoms import Symptom, numeric_symptom
+from w4s_jax.tasks.scoring.symptoms import Symptom, numeric_symptom
 from w4s_jax.types import Grade, Item, Limits, RunStatus, Sandbox
 
 TOLERANCE = decimal.Decimal("1e-6")

@@ -4,9 +4,10 @@ import time
 
 import pytest
 
-from w4s_jax.tasks.graders import ExactGrader, NumericGrader
-from w4s_jax.tasks.numbers import find_numbers, parse_number
-from w4s_jax.tasks.symptoms import Symptom, numeric_symptom
+from w4s_jax.tasks.scoring.numbers import find_numbers, parse_number
+from w4s_jax.tasks.scoring.numeric import NumericGrader
+from w4s_jax.tasks.scoring.symptoms import Symptom, numeric_symptom
+from w4s_jax.tasks.scoring.text import ExactGrader
 from w4s_jax.types import Item
 
 READS = [

@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 from typing import Any
 
-from w4s_jax.tasks.numbers import find_numbers, parse_number
+from w4s_jax.tasks.scoring.numbers import find_numbers, parse_number
 
 
 class Symptom(enum.StrEnum):

@@ -1,0 +1,279 @@
+"""Which item is in which split: named sizes, seeded cuts, content hashes, duplicates.
+
+items → **shuffle → cut → resize** → ItemTask.splits
+
+Sizes go by name: those of W4S, AFlow and ADAS where they published some, ours
+elsewhere. Their membership is theirs only where its rule is known, which is
+GSM-Hard's of W4S (see `math.load_gsm_hard`); elsewhere it is ours, a shuffle by the
+split seed, and the task's `source` says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import types
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from w4s_jax.types import InputError, Item, Split
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitSizes:
+    """Sizes asked for, in items; None keeps the task's own.
+
+    Example:
+        >>> SplitSizes(validation=20).test is None
+        True
+    """
+
+    train: int | None = None
+    validation: int | None = None
+    test: int | None = None
+    named: str = ""
+    """Whose published sizes: one of `NAMES`; empty takes the first that there are, else ours."""
+
+    def __post_init__(self) -> None:
+        for split in Split:
+            size = self.of(split)
+            if size is not None and size < 0:
+                raise InputError(f"{split}_size={size} is negative; give a number of items, 0 or more")
+
+    def of(self, split: Split) -> int | None:
+        """The size asked for of one split."""
+        size: int | None = getattr(self, split.value)
+        return size
+
+
+class Published(NamedTuple):
+    """Sizes that somebody published, or that are ours."""
+
+    whose: str
+    """A key of `PUBLISHED`."""
+    validation: int
+    test: int
+
+
+PUBLISHED: Mapping[str, Mapping[str, tuple[int, int]]] = types.MappingProxyType(
+    {
+        "w4s": {"gsm_hard": (138, 500)},
+        "aflow": {
+            "gsm8k": (264, 1055),
+            "humaneval": (33, 131),
+            "mbpp": (86, 341),
+            "math": (119, 486),
+            "drop": (200, 800),
+            "hotpotqa": (200, 800),
+        },
+        "adas": {"mgsm": (128, 800), "drop": (128, 800), "gpqa": (32, 166)},
+        "ours": {
+            "svamp": (60, 240),
+            "gsm_plus": (128, 500),
+            "math_500": (100, 400),
+            "mmlu_pro": (200, 800),
+            "gaia": (33, 132),
+        },
+    }
+)
+"""Validation and test items by task, as W4S (d4b0788), AFlow (364399e), ADAS (2702bee) and we cut them."""
+
+NAMES = tuple(PUBLISHED)
+_SPOKEN = {"w4s": "W4S", "aflow": "AFlow", "adas": "ADAS", "ours": "w4s_jax"}
+
+
+def published_sizes(task: str, named: str = "") -> Published:
+    """The sizes of a benchmark.
+
+    Args:
+        task: its name without a variant.
+        named: whose sizes; empty takes the first of `NAMES` that has some.
+
+    Raises:
+        InputError: there are none of that name.
+
+    Example:
+        >>> published_sizes("drop"), published_sizes("drop", "adas").validation
+        (Published(whose='aflow', validation=200, test=800), 128)
+    """
+    found = [whose for whose in ((named,) if named else NAMES) if task in PUBLISHED.get(whose, {})]
+    if not found:
+        there = [whose for whose in NAMES if task in PUBLISHED[whose]]
+        raise InputError(
+            f"split_sizes={named!r} has no sizes for {task}; "
+            + (f"there are those of {', '.join(there)}" if there else "leave it empty")
+        )
+    return Published(found[0], *PUBLISHED[found[0]][task])
+
+
+def shuffled(items: Sequence[Item], seed: int) -> list[Item]:
+    """Returns the items in the order of `datasets.Dataset.shuffle(seed)` (numpy's PCG64 permutation)."""
+    return [items[i] for i in np.random.default_rng(seed).permutation(len(items))]
+
+
+def cut(items: Sequence[Item], *, validation: int, test: int) -> dict[Split, list[Item]]:
+    """Cuts ordered items into validation, then test, then train."""
+    end = validation + test
+    return {
+        Split.TRAIN: list(items[end:]),
+        Split.VALIDATION: list(items[:validation]),
+        Split.TEST: list(items[validation:end]),
+    }
+
+
+def resize(
+    splits: Mapping[Split, Sequence[Item]], sizes: SplitSizes, *, spare: Sequence[Item] = ()
+) -> dict[Split, tuple[Item, ...]]:
+    """Gives disjoint splits the sizes asked for.
+
+    A smaller split keeps its first items, so the others do not move. A larger validation
+    or test split takes what it lacks from `spare`, then from the end of train; validation
+    takes from what a smaller test split left, too, when nothing else is there.
+
+    Args:
+        splits: disjoint items by split, in their final order.
+        sizes: the sizes asked for.
+        spare: items of no split.
+
+    Raises:
+        InputError: fewer items are left than were asked for.
+    """
+    resized: dict[Split, tuple[Item, ...]] = {}
+    reserve = [*splits.get(Split.TRAIN, ()), *reversed(spare)]
+    for split in (Split.TEST, Split.VALIDATION):  # Test first: its items do not depend on validation's size.
+        items = list(splits.get(split, ()))
+        size = _wanted(sizes, split, len(items), len(items) + len(reserve))
+        items += [reserve.pop() for _ in range(size - len(items))]
+        resized[split] = tuple(items[:size])
+        reserve = [*reversed(items[size:]), *reserve]
+    left = {item.id for item in reserve}
+    train = [item for item in splits.get(Split.TRAIN, ()) if item.id in left]
+    return {Split.TRAIN: tuple(train[: _wanted(sizes, Split.TRAIN, len(train), len(train))]), **resized}
+
+
+def _wanted(sizes: SplitSizes, split: Split, own: int, most: int) -> int:
+    size = sizes.of(split)
+    if size is not None and size > most:
+        raise InputError(f"{split}_size={size} exceeds the {most} items there are; ask for {most} or fewer")
+    return own if size is None else size
+
+
+class Splits(NamedTuple):
+    """Items by split, and how they came there."""
+
+    items: dict[Split, tuple[Item, ...]]
+    how: str
+    """For a task's `source`, e.g. `shuffled by seed 0, 33 / 131 as AFlow, membership ours`."""
+
+
+def split_pool(
+    task: str,
+    pool: Sequence[Item],
+    *,
+    seed: int,
+    sizes: SplitSizes,
+    train: Sequence[Item] = (),
+    group: Callable[[Item], Hashable] | None = None,
+) -> Splits:
+    """Cuts the rows that a benchmark is evaluated on into our splits.
+
+    The pool is shuffled by the seed and cut into validation, test and, behind them, train. A
+    pool that is too small for the published sizes is cut in their proportion.
+
+    Args:
+        task: name that `published_sizes` knows.
+        pool: items of the source's evaluation split, in its order.
+        seed: of the shuffle.
+        sizes: the sizes asked for.
+        train: what train consists of instead of the rest of the pool.
+        group: items for which it gives the same stay in one split; see `split_groups`.
+
+    Raises:
+        InputError: no such sizes, or more items were asked for than there are.
+    """
+    published = published_sizes(task, sizes.named)
+    validation, test = published.validation, published.test
+    note = f"shuffled by seed {seed}, {validation} / {test} as {_SPOKEN[published.whose]}"
+    note += ", membership ours" if published.whose != "ours" else ""
+    if len(pool) < validation + test:
+        note = f"shuffled by seed {seed}, {len(pool)} rows cut as {validation} : {test}"
+        validation = max(1, round(len(pool) * validation / (validation + test)))
+        test = len(pool) - validation
+    if group is not None:
+        own = SplitSizes(
+            validation=validation if sizes.validation is None else sizes.validation,
+            test=test if sizes.test is None else sizes.test,
+            train=sizes.train,
+        )
+        return Splits(split_groups(shuffled(pool, seed), own, group), note)
+    splits = cut(shuffled(pool, seed), validation=validation, test=test)
+    spare: Sequence[Item] = ()
+    if train:
+        splits[Split.TRAIN], spare = list(train), splits[Split.TRAIN]
+    return Splits(resize(splits, sizes, spare=spare), note)
+
+
+def split_groups(
+    items: Sequence[Item], sizes: SplitSizes, group: Callable[[Item], Hashable]
+) -> dict[Split, tuple[Item, ...]]:
+    """Splits of the sizes asked for, of which no two share a group.
+
+    Groups go to test until it is full, then to validation, then to train; within a split its
+    groups take turns, so that a prefix holds as many of them as it can. What is over of the last
+    group of a split is in none.
+
+    Args:
+        items: in their seeded order.
+        sizes: of validation and test, both given; of train, None for all that is left.
+        group: what must not stand in two splits.
+
+    Raises:
+        InputError: more items were asked for than there are.
+    """
+    groups: dict[Hashable, list[Item]] = {}
+    for item in items:
+        groups.setdefault(group(item), []).append(item)
+    left, found = list(groups.values()), {}
+    for split in (Split.TEST, Split.VALIDATION, Split.TRAIN):
+        most = sum(map(len, left))
+        size = _wanted(sizes, split, most, most)
+        taken: list[list[Item]] = []
+        while left and sum(map(len, taken)) < size:
+            taken.append(left.pop(0))
+        turns = itertools.zip_longest(*taken)
+        found[split] = tuple(item for turn in turns for item in turn if item is not None)[:size]
+    return {split: found[split] for split in Split}
+
+
+def split_hash(items: Sequence[Item]) -> str:
+    """SHA-256 over the content of items in their order: what an accuracy was measured on."""
+    digest = hashlib.sha256()
+    for item in items:
+        content = (item.id, item.question, item.target, item.entry_point, item.public_tests)
+        digest.update(json.dumps(content, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+class Duplicate(NamedTuple):
+    """One question in two splits."""
+
+    first: str
+    """Item id."""
+    second: str
+    """Item id."""
+
+
+def find_duplicates(splits: Mapping[Split, Sequence[Item]]) -> tuple[Duplicate, ...]:
+    """Returns questions that stand in more than one split, white space and case aside."""
+    seen: dict[str, tuple[Split, str]] = {}
+    found = []
+    for split, items in splits.items():
+        for item in items:
+            first_split, first_id = seen.setdefault(" ".join(item.question.lower().split()), (split, item.id))
+            if first_split is not split:
+                found.append(Duplicate(first_id, item.id))
+    return tuple(found)
