@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from experiments.progress import Progress
+from experiments.workflow_files import Chosen
 from experiments.world import World
 from w4s_jax.mdp import best_tried
 from w4s_jax.reports.intervals import Estimate, mean, share
@@ -38,6 +39,11 @@ class Result:
 
     finalist: Finalist
     evaluation: Evaluation
+
+    @property
+    def chosen(self) -> Chosen:
+        """As it is written into a file."""
+        return Chosen(task=self.finalist.task, evaluated=self.finalist.chosen, test=self.evaluation)
 
 
 def seed_finalists(problems: Iterable[Problem]) -> list[Finalist]:

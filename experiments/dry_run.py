@@ -17,12 +17,15 @@ from absl import flags
 
 from experiments.flags import read_budget_usd
 from experiments.world import load_tasks, make_prices, task_names
+from w4s_jax.tasks.base import SealedTask
 from w4s_jax.types import Split, Usage
 
 FLAGS = flags.FLAGS
 
 PROMPT_TOKENS = 2000
 """Assumed of each call."""
+META_PROMPT_TOKENS = 12_000
+"""Assumed of each call of a meta-agent behind an API."""
 
 
 def runs_of_rlao() -> dict[str, int]:
@@ -47,8 +50,23 @@ def runs_of_rlao() -> dict[str, int]:
     }
 
 
-def worst_case(runs: Mapping[str, int]) -> dict[str, Any]:
+def runs_of_optimize(tasks: Mapping[str, SealedTask]) -> dict[str, int]:
+    """Most item runs of a search on each task, by phase."""
+    validation = {name: len(task.items(Split.VALIDATION)) for name, task in tasks.items()}
+    seeds = sum(validation[name] * len(task.seed_workflows()) for name, task in tasks.items())
+    developed = sum(FLAGS.num_candidates * (size + FLAGS.max_repairs) for size in validation.values())
+    runs = {"seed workflows": seeds, "search": FLAGS.num_turns * developed}
+    if FLAGS.test:
+        runs["closing test evaluation"] = 2 * sum(task.split_sizes()[Split.TEST] for task in tasks.values())
+    return runs
+
+
+def worst_case(runs: Mapping[str, int], meta_agent: Mapping[str, int] | None = None) -> dict[str, Any]:
     """Calls, tokens and USD that so many item runs cost at most.
+
+    Args:
+        runs: item runs by phase.
+        meta_agent: calls of models behind an API that write workflows, by model.
 
     Raises:
         InputError: an unknown price.
@@ -56,13 +74,27 @@ def worst_case(runs: Mapping[str, int]) -> dict[str, Any]:
     calls = sum(runs.values()) * FLAGS.max_calls_per_item
     usage = Usage(prompt_tokens=calls * PROMPT_TOKENS, completion_tokens=calls * FLAGS.executor_max_tokens)
     price = make_prices().of(FLAGS.executor_model, simulated=FLAGS.executor == "simulated")
+    writing = [_writing(model, count) for model, count in (meta_agent or {}).items()]
     return {
+        "meta_agent": writing,
         "item_runs": dict(runs),
         "calls": calls,
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
-        "usd": price.usd(usage),
+        "usd": price.usd(usage) + sum(part["usd"] for part in writing),
         "budget_usd": read_budget_usd(FLAGS.budget_usd),
+    }
+
+
+def _writing(model: str, calls: int) -> dict[str, Any]:
+    """The worst case of a meta-agent behind an API."""
+    usage = Usage(prompt_tokens=calls * META_PROMPT_TOKENS, completion_tokens=calls * FLAGS.max_new_tokens)
+    return {
+        "model": model,
+        "calls": calls,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "usd": make_prices().of(model).usd(usage),
     }
 
 
@@ -75,6 +107,11 @@ def spelled(case: dict[str, Any]) -> str:
         f"  {'prompt tokens':<28} {case['prompt_tokens']:>12,}  ({PROMPT_TOKENS} a call is an assumption)",
         f"  {'completion tokens':<28} {case['completion_tokens']:>12,}  "
         f"({FLAGS.executor_max_tokens} a call, --executor_max_tokens)",
+        *(
+            f"  {'meta-agent ' + part['model']:<28} {part['calls']:>12,}  calls, "
+            f"{part['prompt_tokens']:,} + {part['completion_tokens']:,} tokens, {part['usd']:,.2f} USD"
+            for part in case["meta_agent"]
+        ),
         f"  {'USD':<28} {case['usd']:>12,.2f}"
         + ("  (simulated)" if FLAGS.executor == "simulated" else "  by list price"),
         "Attempts that fail and may have been billed come on top: how many, only the service knows.",

@@ -24,9 +24,11 @@ from experiments import app, dry_run
 from experiments import flags as shared
 from experiments.progress import Progress
 from experiments.run_dir import RunDirectory, write_out
-from experiments.world import World, load_tasks, open_world
+from experiments.summary import SIMULATED_EXECUTOR
+from experiments.workflow_files import WHOLE
+from experiments.world import World, load_tasks, open_world, told
 from w4s_jax.executor.ledger import Totals
-from w4s_jax.reports.intervals import share
+from w4s_jax.reports.intervals import Estimate, mean, share
 from w4s_jax.tasks.base import SealedTask
 from w4s_jax.tasks.registry import expand_tasks
 from w4s_jax.tasks.splits import split_hash
@@ -57,7 +59,6 @@ flags.DEFINE_integer("limit", 0, "Evaluate on the first items of the split alone
 flags.DEFINE_integer("repetition", 0, "Number of a repeated evaluation: others draw other samples.", lower_bound=0)
 
 _SHOWN_SYMPTOMS = 5
-_SIMULATED = "The executor is simulated: this says nothing about a real model."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,8 +149,12 @@ def as_json(question: Question, found: Found, world: World) -> dict[str, Any]:
         "split_size": question.of,
         "workflow": {"name": question.workflow.name, "digest": question.workflow.digest},
         "repetition": evaluation.repetition,
+        "source": task.source,
+        "rule": task.rule,
+        "duplicates": len(task.duplicates()),
         "metric": task.metric,
         "score": evaluation.score if evaluation.n else None,
+        "score_ci95": score_interval(evaluation),
         **share(evaluation.num_right, evaluation.n).as_json(),
         **({} if evaluation.n else {"accuracy": None}),
         "ci_method": "wilson",
@@ -186,6 +191,13 @@ def as_json(question: Question, found: Found, world: World) -> dict[str, Any]:
     }
 
 
+def score_interval(evaluation: Evaluation) -> list[float]:
+    """95 % interval of the mean metric, within [0, 1]; all of it where there are fewer than two items."""
+    scores = [o.score for o in evaluation.outcomes if o.status is not ItemStatus.NOT_EVALUATED]
+    found = mean(scores) if len(scores) > 1 else Estimate(0.0, 0, 0.0, 1.0)
+    return [max(0.0, found.low), min(1.0, found.high)]
+
+
 def printed(result: dict[str, Any]) -> str:
     """The result as people read it."""
     statuses = Counter(item["status"] for item in result["items"])
@@ -197,7 +209,7 @@ def printed(result: dict[str, Any]) -> str:
         f"{len(result['items'])} of {result['split_size']} items (hash {result['split_hash'][:12]}), "
         f"executor {result['executor_model']}, sandbox {result['sandbox']}",
         f"  accuracy {result['accuracy']:.3f} [{low:.3f}, {high:.3f}] n={n} (95 %)" if n else "  nothing was evaluated",
-        *([f"  f1 {result['score']:.3f}"] if n and result["metric"] == "f1" else []),
+        *([f"  {mean_of(result)}"] if n and result["metric"] not in WHOLE else []),
         "  " + ", ".join(f"{statuses[status]} {status.replace('_', ' ')}" for status in ItemStatus),
     ]
     for status in (ItemStatus.WRONG, ItemStatus.BROKE):
@@ -213,7 +225,13 @@ def printed(result: dict[str, Any]) -> str:
     )
     if result["faults_in_run_dir"]:
         lines.append(f"  faults there so far: {spelled(result['faults_in_run_dir'])}")
-    return "\n".join([*lines, _SIMULATED] if result["simulated"] else lines)
+    return "\n".join([*lines, SIMULATED_EXECUTOR] if result["simulated"] else lines)
+
+
+def mean_of(result: dict[str, Any]) -> str:
+    """The mean of a metric under which an item may be partly right."""
+    low, high = result["score_ci95"]
+    return f"mean {result['metric']} {result['score']:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def symptoms(items: Sequence[dict[str, Any]], status: ItemStatus) -> list[str]:
@@ -292,7 +310,7 @@ def main(argv: Sequence[str]) -> None:
     except OSError as error:
         raise StoreError(f"--run_dir={run.root}: {error.strerror}; give another") from None
     if question.task.source:
-        print(f"{question.task.name}: {question.task.source}", file=sys.stderr)
+        print(told(question.task), file=sys.stderr)
     app.run_async(evaluate(question, run))
 
 

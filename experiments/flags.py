@@ -13,6 +13,8 @@ from w4s_jax.executor.client import CALL_TIMEOUT_SECONDS
 from w4s_jax.executor.metered import MeteredOptions
 from w4s_jax.mdp import RewardConfig
 from w4s_jax.rollout.collect import CollectOptions
+from w4s_jax.tasks.custom import SCORERS, CustomFormat
+from w4s_jax.tasks.splits import NAMES
 from w4s_jax.types import InputError, SamplingOptions
 
 FLAGS = flags.FLAGS
@@ -44,14 +46,28 @@ def define_tasks() -> None:
     flags.DEFINE_list("task", ["toy"], "Tasks or groups of tasks, by name; see docs/tasks.md.")
     flags.DEFINE_list("eval_task", [], "Tasks to evaluate on (default: as --task).")
     define_splits()
+    define_seed_workflows()
 
 
 def define_splits() -> None:
     """Where questions come from and how they are split."""
     flags.DEFINE_string("data_dir", "", "Folder with NAME/SPLIT.jsonl files; empty: the Hugging Face hub.")
+    flags.DEFINE_list("data_revision", [], "Revision of the hub's data set: REV, or TASK=REV,… (empty: the newest).")
     flags.DEFINE_integer("split_seed", 0, "Seed of the splits, apart from --seed.")
+    flags.DEFINE_enum("split_sizes", "", ["", *NAMES], "Whose split sizes (empty: the task's own).")
+    flags.DEFINE_integer("train_size", 0, "Items in the train split (0: the task's own).", lower_bound=0)
     flags.DEFINE_integer("validation_size", 0, "Items in the validation split (0: the task's own).", lower_bound=0)
     flags.DEFINE_integer("test_size", 0, "Items in the test split (0: the task's own).", lower_bound=0)
+    own = CustomFormat()
+    flags.DEFINE_string("input_field", own.input_field, "Field of --task=jsonl:PATH that is given to the workflow.")
+    flags.DEFINE_string("target_field", own.target_field, "Field of --task=jsonl:PATH that holds the right answer.")
+    flags.DEFINE_string("scorer", own.scorer, f"Of --task=jsonl:PATH: {', '.join(SCORERS)} or python:FILE.py:FUNCTION.")
+    flags.DEFINE_string("task_description", "", "Text file that tells the meta-agent what your own task is about.")
+
+
+def define_seed_workflows() -> None:
+    """What a search starts from."""
+    flags.DEFINE_list("seed_workflows", [], "Seeds by name or FILE.py to start from (empty: those of the task).")
 
 
 def define_meta_agent() -> None:
@@ -66,11 +82,11 @@ def define_meta_agent() -> None:
     flags.DEFINE_integer("prompts_in_flight", 8, "Prompts decoded at once on the device.", lower_bound=1)
 
 
-def define_search() -> None:
-    """The MDP."""
+def define_search(num_turns: int = 0) -> None:
+    """The MDP; `num_turns` is what a command has as its own default."""
     collect = CollectOptions()
     flags.DEFINE_integer("num_candidates", collect.num_candidates, "m, actions sampled a turn.", lower_bound=1)
-    flags.DEFINE_integer("num_turns", collect.num_turns, "Turns of a trajectory.", lower_bound=1)
+    flags.DEFINE_integer("num_turns", num_turns or collect.num_turns, "Turns of a trajectory.", lower_bound=1)
     flags.DEFINE_integer("turns_in_context", collect.turns_in_context, "Turns of one dialogue.", lower_bound=1)
     flags.DEFINE_integer("max_repairs", collect.max_repairs, "Repairs of one action.", lower_bound=0)
     reward = RewardConfig()

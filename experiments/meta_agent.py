@@ -102,8 +102,8 @@ def load_meta_agent(spec: str, mesh: Mesh) -> MetaAgent:
     """
     if spec.startswith("api:"):
         raise InputError(
-            f"--meta_agent={spec} cannot be trained here; collect with it elsewhere and give --trajectories=, "
-            "and a Hugging Face folder or id as --meta_agent"
+            f"--meta_agent={spec} cannot be trained here; collect with it by experiments.optimize and give its "
+            "--run_dir as --trajectories=, and a Hugging Face folder or id as --meta_agent"
         )
     loaded = load_model(spec, mesh, FLAGS.param_dtype, flag="meta_agent")
     folder, config, variables = loaded.folder, loaded.config, loaded.merged

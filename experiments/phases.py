@@ -1,6 +1,6 @@
-"""The phases of a run: seeds, searches, rounds of collecting and training.
+"""The phases of a run: searches, rounds of collecting and training.
 
-Job → **open_problems → search → train_round … → search** → closing evaluation
+Job → **search → train_round … → search** → closing evaluation
 
 What an earlier process finished is taken from the store; parameters are frozen while
 a round is collected, and training goes on as trajectories come in.
@@ -19,18 +19,17 @@ from absl import flags
 from experiments.metrics import MetricsLog, round_values, step_values
 from experiments.progress import Progress
 from experiments.run_dir import RunDirectory
+from experiments.searching import make_collector
 from experiments.training import Training
 from experiments.world import World
-from w4s_jax.mdp import RewardConfig, RewardKind
 from w4s_jax.policy.local import LocalPolicy
 from w4s_jax.prompts import PromptTemplate
-from w4s_jax.rollout.collect import CollectOptions, Collector, Problem, open_problem
-from w4s_jax.rollout.evaluate import finish_all
+from w4s_jax.rollout.collect import Collector, Problem
 from w4s_jax.rollout.plan import PlannedTrajectory, keyed_number, plan_round
 from w4s_jax.rollout.rounds import TurnStore, collect_round
 from w4s_jax.rollout.store import TrajectoryStore
 from w4s_jax.training.learner import StepRecord
-from w4s_jax.types import SamplingOptions, Split, Trajectory, Turn
+from w4s_jax.types import Trajectory, Turn
 
 FLAGS = flags.FLAGS
 
@@ -64,25 +63,10 @@ class Job:
         return 1 if self.training.stored else int(FLAGS.num_rounds)
 
 
-async def open_problems(job: Job) -> None:
-    """Evaluates the seed workflows of every task on validation items."""
-    names = dict.fromkeys((*(() if job.training.stored else job.train_names), *job.eval_names))
-    tasks = [job.world.tasks[name] for name in names]
-    total = sum(len(task.items(Split.VALIDATION)) * len(task.seed_workflows()) for task in tasks)
-    with Progress("seed workflows (items)", total) as progress:
-        problems = await finish_all(
-            [
-                open_problem(job.world.evaluator, task, seed=FLAGS.seed, progress=lambda outcome: progress.advance())
-                for task in tasks
-            ]
-        )
-    job.problems = {problem.task.name: problem for problem in problems}
-
-
 async def search(job: Job, label: str, round_: int) -> list[Trajectory]:
     """One search a task to evaluate on, with the meta-agent as it is."""
     plan = plan_round(seed=FLAGS.seed, round_=round_, tasks=job.eval_names, trajectories=len(job.eval_names))
-    collector = make_collector(job, FLAGS.eval_num_turns or FLAGS.num_turns)
+    collector = make_collector(job.policy, job.template, job.world, FLAGS.eval_num_turns or FLAGS.num_turns)
     with Progress(f"search {label} training (turns)", len(plan) * collector.options.num_turns) as progress:
         async with contextlib.aclosing(_collected(job, collector, plan, progress)) as stream:
             return [trajectory async for trajectory in stream]
@@ -92,7 +76,7 @@ async def train_round(job: Job, round_: int) -> None:
     """Collects a round with frozen parameters and trains on it as it comes."""
     job.policy.set_params(job.training.sampling_variables())
     plan = plan_round(seed=FLAGS.seed, round_=round_, tasks=job.train_names, trajectories=FLAGS.trajectories_per_round)
-    collector = make_collector(job, FLAGS.num_turns)
+    collector = make_collector(job.policy, job.template, job.world, FLAGS.num_turns)
     title = f"round {round_}/{job.last_round} (turns)"
     with Progress(title, len(plan) * FLAGS.num_turns) as progress:
         async with contextlib.aclosing(_collected(job, collector, plan, progress)) as stream:
@@ -151,29 +135,4 @@ def _collected(
 
     return collect_round(
         collector, plan, job.problems, job.turns, in_flight=FLAGS.trajectories_in_flight, on_turn=on_turn
-    )
-
-
-def make_collector(job: Job, num_turns: int) -> Collector:
-    """A collector with the flags' options."""
-    options = CollectOptions(
-        num_candidates=FLAGS.num_candidates,
-        num_turns=num_turns,
-        turns_in_context=FLAGS.turns_in_context,
-        max_repairs=FLAGS.max_repairs,
-        sampling=SamplingOptions(temperature=FLAGS.temperature, max_new_tokens=FLAGS.max_new_tokens),
-        reward=reward_config(),
-    )
-    return Collector(job.policy, job.template, job.world.evaluator, options)
-
-
-def reward_config() -> RewardConfig:
-    """The definition of the reward with its values."""
-    return RewardConfig(
-        kind=RewardKind(FLAGS.reward),
-        best=FLAGS.reward_best,
-        improved=FLAGS.reward_improved,
-        otherwise=FLAGS.reward_otherwise,
-        low_penalty=FLAGS.reward_low_penalty,
-        low_threshold=FLAGS.reward_low_threshold,
     )

@@ -23,22 +23,22 @@ from absl import flags
 
 from experiments import app, closing, distributed, dry_run
 from experiments import flags as shared
-from experiments.artefacts import write_workflows
 from experiments.distributed import Leader
 from experiments.meta_agent import generator_config
 from experiments.metrics import MetricsLog, round_values
-from experiments.phases import Job, open_problems, search, train_offline, train_round
+from experiments.phases import Job, search, train_offline, train_round
 from experiments.run_dir import RunDirectory, serialized_flags, versions, write_out
+from experiments.searching import make_template, open_problems, suit_meta_agent
 from experiments.summary import Paths, printed, summary_json
 from experiments.training import Training, follow, open_training, sampling_mesh
-from experiments.world import load_tasks, open_world, task_names
+from experiments.workflow_files import write_workflows
+from experiments.world import duplicates_between, load_tasks, open_world, recorded, task_names, told
 from w4s_jax.policy.generate import Generator
 from w4s_jax.policy.local import LocalPolicy
-from w4s_jax.prompts import CompactTemplate, FullTemplate
 from w4s_jax.reports.html import write_report
 from w4s_jax.rollout.segments import PublishedStore, SegmentStore
 from w4s_jax.rollout.store import TrajectoryStore, read_trajectories
-from w4s_jax.types import InputError, Split, Trajectory, W4sError
+from w4s_jax.types import InputError, Trajectory, W4sError
 
 FLAGS = flags.FLAGS
 
@@ -57,7 +57,9 @@ async def finish(job: Job, before: Sequence[Trajectory], after: Sequence[Traject
     executor = job.world.executor
     checkpoint, hf_export = job.training.export()
     paths = Paths(
-        best_workflow=write_workflows(job.run, closing.labelled(results, "after"), executor.model, executor.simulated),
+        best_workflow=write_workflows(
+            job.run, [r.chosen for r in closing.labelled(results, "after")], executor.model, executor.simulated
+        ),
         checkpoint=checkpoint,
         hf_export=hf_export,
         report=job.run.report,
@@ -91,12 +93,12 @@ async def rlao(run: RunDirectory, leader: Leader, closing_time: contextlib.ExitS
         closing_time: Ends when every thread has ended, however the run does.
     """
     stored = read_trajectories(FLAGS.trajectories)  # what cannot be read is said before anything is spent
+    train_names, eval_names = task_names()
+    tasks = load_tasks((*train_names, *eval_names))
     training = open_training(run, stored, leader.tell)
     closing_time.callback(training.checkpoints.wait)
     async with contextlib.AsyncExitStack() as stack:
         outcomes = Path(FLAGS.outcomes) if FLAGS.outcomes else run.outcomes
-        train_names, eval_names = task_names()
-        tasks = load_tasks((*train_names, *eval_names))
         world = await stack.enter_async_context(open_world(tasks, run.calls, outcomes))
         policy = open_policy(training)
         stack.callback(policy.close)
@@ -112,7 +114,7 @@ async def rlao(run: RunDirectory, leader: Leader, closing_time: contextlib.ExitS
             store=store,
             turns=store if alone else PublishedStore(store, SegmentStore(run.segments)),
             metrics=metrics,
-            template=CompactTemplate() if FLAGS.prompt_template == "compact" else FullTemplate(),
+            template=make_template(),
             train_names=train_names,
             eval_names=eval_names,
         )
@@ -135,7 +137,8 @@ def open_policy(training: Training) -> LocalPolicy:
 
 async def phases(job: Job) -> None:
     """Search, train, search, close; what an earlier process finished is taken from the store."""
-    await open_problems(job)
+    trained_on = () if job.training.stored else job.train_names
+    job.problems = await open_problems(job.world, (*trained_on, *job.eval_names))
     before = await search(job, "before", 0) if FLAGS.evaluate_before else []
     for round_ in range(job.training.rounds_done + 1, job.last_round + 1):
         await (train_offline(job) if job.training.stored else train_round(job, round_))
@@ -146,17 +149,19 @@ async def phases(job: Job) -> None:
 
 def described(job: Job) -> dict[str, Any]:
     """What `versions.json` says."""
-    splits = {name: {split.value: task.split_hash(split) for split in Split} for name, task in job.world.tasks.items()}
-    return versions() | {
-        "meta_agent": {
-            "name": job.training.agent.name,
-            "weights_sha256": job.training.agent.weights_hash,
-            "tokenizer_sha256": job.training.agent.tokenizer_hash,
-        },
-        "executor": job.world.executor.model,
-        "sandbox": job.world.sandbox.name,
-        "split_sha256": splits,
-    }
+    return (
+        versions()
+        | recorded(job.world.tasks)
+        | {
+            "meta_agent": {
+                "name": job.training.agent.name,
+                "weights_sha256": job.training.agent.weights_hash,
+                "tokenizer_sha256": job.training.agent.tokenizer_hash,
+            },
+            "executor": job.world.executor.model,
+            "sandbox": job.world.sandbox.name,
+        }
+    )
 
 
 def opening_lines(job: Job) -> str:
@@ -175,9 +180,10 @@ def opening_lines(job: Job) -> str:
 
 
 def sources(job: Job) -> str:
-    """How the splits of each benchmark came from its source; generated tasks have nothing to say."""
-    tasks = [task for name, task in job.world.tasks.items() if not name.startswith("toy")]
-    return "".join(f"\n{task.name}: {task.source}" for task in tasks)
+    """Where the questions of each benchmark are from; generated tasks have nothing to say."""
+    lines = [told(task) for name, task in job.world.tasks.items() if not name.startswith("toy")]
+    shared = duplicates_between(job.world.tasks, job.train_names, job.eval_names)
+    return "".join(f"\n{line}" for line in (*lines, *shared))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -191,6 +197,7 @@ def main(argv: Sequence[str]) -> None:
     if bad:
         raise InputError(f"--eval_after_turns has {bad[0]!r}, which is no number of turns; give numbers, e.g. 2,5")
     task_names()  # refuses a misspelt name before anything is loaded
+    suit_meta_agent()
     distributed.join()
     run = RunDirectory(Path(FLAGS.run_dir))
     if FLAGS.dry_run:

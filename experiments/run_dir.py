@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,14 @@ class RunDirectory:
         self.versions = root / "versions.json"
 
     @contextmanager
-    def opened(self, serialized: Mapping[str, str]) -> Iterator[bool]:
+    def opened(
+        self, serialized: Mapping[str, str], may_change: Collection[str] = MAY_CHANGE_ON_RESUME
+    ) -> Iterator[bool]:
         """Claims the directory for this process; yields whether it holds an earlier part of this run.
 
         Args:
             serialized: every key flag by name, as `--name=value`.
+            may_change: names of flags that may have another value than before.
 
         Raises:
             InputError: another process is running here, or a flag that decides results differs.
@@ -70,7 +73,7 @@ class RunDirectory:
                 ) from None
             resumed = self.flags.exists()
             if resumed:
-                self._refuse_other_flags(serialized)
+                self._refuse_other_flags(serialized, may_change)
             self.write(self.flags, "".join(f"{line}\n" for line in serialized.values()))
             try:
                 yield resumed
@@ -79,12 +82,12 @@ class RunDirectory:
                     self.flags.unlink(missing_ok=True)  # nothing was begun: the command may be corrected
                 raise
 
-    def _refuse_other_flags(self, serialized: Mapping[str, str]) -> None:
+    def _refuse_other_flags(self, serialized: Mapping[str, str], may_change: Collection[str]) -> None:
         before = dict(_name_and_line(line) for line in self.flags.read_text().splitlines() if line.startswith("--"))
         differing = sorted(
             name
             for name in before.keys() | serialized.keys()
-            if name not in MAY_CHANGE_ON_RESUME and before.get(name) != serialized.get(name)
+            if name not in may_change and before.get(name) != serialized.get(name)
         )
         if differing:
             shown = "; ".join(

@@ -30,7 +30,10 @@ from w4s_jax.types import InputError
 
 FLAGS = flags.FLAGS
 
-_AS_GIVEN = ("task", "eval_task", "data_dir", "split_seed", "validation_size", "test_size")
+_AS_GIVEN = (
+    *("task", "eval_task", "data_dir", "data_revision", "split_seed", "split_sizes", "train_size", "validation_size"),
+    *("test_size", "input_field", "target_field", "scorer"),
+)
 """Flags that decide the questions: the client's run has to have the same."""
 
 _DEFAULTS = ServerOptions()

@@ -46,7 +46,6 @@ def summary_json(
 ) -> dict[str, Any]:
     """The keys of DESIGN's `summary.json`, and by task and paired gain beside them."""
     labels = dict.fromkeys(result.finalist.label for result in results)
-    purposes = {purpose: ledger.by_purpose.get(purpose.value) for purpose in Purpose}
     found: dict[str, Any] = {label: as_json(labelled(results, label)) for label in labels}
     gains = {}
     for first, second in (("before", "after"), ("seeds", "after")):
@@ -57,6 +56,17 @@ def summary_json(
         "gains": gains,
         "mean_reward": [r["mean_reward"] for r in rounds],
         "rounds": list(rounds),
+        **spent_json(ledger),
+        "seconds": seconds,
+        "simulated": simulated,
+        **paths.as_json(),
+    }
+
+
+def spent_json(ledger: Summary) -> dict[str, Any]:
+    """What a run has spent, as every summary spells it."""
+    purposes = {purpose: ledger.by_purpose.get(purpose.value) for purpose in Purpose}
+    return {
         "usd": round(ledger.total.usd, 9),
         "usd_by": {str(p): round(totals.usd, 9) if totals else 0.0 for p, totals in purposes.items()},
         "calls": ledger.total.calls,
@@ -64,11 +74,10 @@ def summary_json(
         "faults": ledger.faults,
         "prompt_tokens": ledger.total.prompt_tokens,
         "completion_tokens": ledger.total.completion_tokens,
-        "seconds": seconds,
-        "simulated": simulated,
-        **paths.as_json(),
     }
 
+
+SIMULATED_EXECUTOR = "The executor is simulated: this says nothing about a real model."
 
 _TITLES = {
     "seeds": "best seed workflow",
@@ -90,19 +99,31 @@ def printed(results: Sequence[Result], summary: Mapping[str, Any], tasks: Sequen
         lines.append(f"  {'gain, paired by item':<34} {gain['difference']:+.3f} [{low:+.3f}, {high:+.3f}]")
     if summary["mean_reward"]:
         lines.append("Mean reward a round: " + "  ".join(f"{reward:.2f}" for reward in summary["mean_reward"]))
-    kind = "simulated USD" if summary["simulated"] else "USD"
-    lines.append(
-        f"Executor: {summary['calls']} calls, {summary['prompt_tokens']} + {summary['completion_tokens']} tokens, "
-        f"{summary['usd']:.4f} {kind}, {summary['seconds']:.0f} s in all"
-    )
-    for title, key in (
-        ("best workflow", "best_workflow"), ("checkpoint", "checkpoint"),
-        ("Hugging Face export", "hf_export"), ("report", "report"),
-    ):  # fmt: skip
-        lines.append(f"  {title:<20} {_short(summary[key])}")
+    lines.append(spent_shown(summary))
+    shown = {"best workflow": "best_workflow", "checkpoint": "checkpoint", "Hugging Face export": "hf_export"}
+    lines += paths_shown(summary, shown | {"report": "report"})
     if summary["simulated"]:
         lines += ["", SIMULATED]
     return "\n".join(lines)
+
+
+def spent_shown(summary: Mapping[str, Any]) -> str:
+    """Calls, tokens, USD and time in one line; a meta-agent behind an API is paid in real ones."""
+    wrote = summary["usd_by"]["meta_agent"]
+    usd, kind = summary["usd"], "USD"
+    if summary["simulated"]:
+        usd, kind = usd - wrote, "simulated USD"
+    beside = " and" if summary["simulated"] else ", of them"
+    return (
+        f"Executor: {summary['calls']} calls, {summary['prompt_tokens']} + {summary['completion_tokens']} tokens, "
+        f"{usd:.4f} {kind}{f'{beside} {wrote:.4f} USD by the meta-agent' if wrote else ''}, "
+        f"{summary['seconds']:.0f} s in all"
+    )
+
+
+def paths_shown(summary: Mapping[str, Any], keys: Mapping[str, str]) -> list[str]:
+    """A line for each result, by its title."""
+    return [f"  {title:<20} {_short(summary[key])}" for title, key in keys.items()]
 
 
 def _short(path: str) -> str:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -27,9 +29,11 @@ from w4s_jax.rollout.evaluate import EvaluationOptions, Evaluator
 from w4s_jax.rollout.memo import OutcomeMemo
 from w4s_jax.sandbox import open_sandbox
 from w4s_jax.tasks.base import SealedTask, TaskOptions
+from w4s_jax.tasks.custom import CustomFormat
 from w4s_jax.tasks.registry import expand_tasks, make_task
 from w4s_jax.tasks.splits import SplitSizes
-from w4s_jax.types import InputError, Sandbox
+from w4s_jax.types import InputError, Sandbox, Split
+from w4s_jax.workflows import load_workflow
 
 FLAGS = flags.FLAGS
 
@@ -42,6 +46,8 @@ class World:
     """By name."""
     sandbox: Sandbox
     calls: CallStore
+    budget: Budget
+    """Of the executor, and of a meta-agent behind an API."""
     executor: MeteredExecutor
     evaluator: Evaluator
 
@@ -64,12 +70,88 @@ def load_tasks(names: Iterable[str]) -> dict[str, SealedTask]:
     """
     if FLAGS.data_dir and not Path(FLAGS.data_dir).is_dir():
         raise InputError(f"--data_dir={FLAGS.data_dir} is no folder; give the one that holds NAME/SPLIT.jsonl, or none")
-    options = TaskOptions(
+    options = task_options()
+    custom = CustomFormat(
+        input_field=FLAGS.input_field,
+        target_field=FLAGS.target_field,
+        scorer=FLAGS.scorer,
+        description=Path(FLAGS.task_description) if FLAGS.task_description else None,
+    )
+    revisions = data_revisions()
+    tasks = {}
+    for name in dict.fromkeys(names):
+        revision = revisions.get(name.partition(":")[0], revisions.get(""))
+        tasks[name] = make_task(name, dataclasses.replace(options, revision=revision), custom=custom)
+    return tasks
+
+
+def task_options() -> TaskOptions:
+    """What the flags decide of every task.
+
+    Raises:
+        InputError: a seed workflow that is neither a name nor a file.
+    """
+    return TaskOptions(
         data_dir=Path(FLAGS.data_dir) if FLAGS.data_dir else None,
         split_seed=FLAGS.split_seed,
-        sizes=SplitSizes(validation=FLAGS.validation_size or None, test=FLAGS.test_size or None),
+        sizes=SplitSizes(
+            train=FLAGS.train_size or None,
+            validation=FLAGS.validation_size or None,
+            test=FLAGS.test_size or None,
+            named=FLAGS.split_sizes,
+        ),
+        seeds=tuple(load_workflow(name) for name in getattr(FLAGS, "seed_workflows", ())),
     )
-    return {name: make_task(name, options) for name in dict.fromkeys(names)}
+
+
+def data_revisions() -> dict[str, str]:
+    """Revisions of `--data_revision` by task; that of all others under the empty name.
+
+    Raises:
+        InputError: a task or a revision is missing on its side of `=`.
+    """
+    found = {}
+    for entry in FLAGS.data_revision:
+        task, equals, revision = entry.rpartition("=")
+        if not revision or (equals and not task):
+            raise InputError(f"--data_revision has {entry!r}; write a revision, or TASK=REVISION")
+        found[task.replace("-", "_")] = revision
+    return found
+
+
+def told(task: SealedTask) -> str:
+    """A line on where a task's questions are from, how they are split and graded."""
+    sizes = ", ".join(
+        f"{split} {size} ({task.split_hash(split)[:12]})" for split, size in task.split_sizes().items() if size
+    )
+    return f"{task.name}: {task.source}; {sizes}" + (f"; right: {task.rule}" if task.rule else "")
+
+
+def recorded(tasks: Mapping[str, SealedTask]) -> dict[str, Any]:
+    """The same for programs: what `versions.json` keeps of the tasks."""
+    return {
+        "split_sha256": {name: {str(s): task.split_hash(s) for s in Split} for name, task in tasks.items()},
+        "tasks": {
+            name: {
+                "source": task.source,
+                "rule": task.rule,
+                "metric": task.metric,
+                "sizes": {str(split): size for split, size in task.split_sizes().items()},
+                "duplicates": [list(pair) for pair in task.duplicates()],
+            }
+            for name, task in tasks.items()
+        },
+    }
+
+
+def duplicates_between(tasks: Mapping[str, SealedTask], trained: Iterable[str], evaluated: Iterable[str]) -> list[str]:
+    """A line for every task trained on that shares questions with the test split of another one."""
+    lines = []
+    for name, other in itertools.product(dict.fromkeys(trained), dict.fromkeys(evaluated)):
+        shared = tasks[name].shares_with_test(tasks[other]) if name != other else 0
+        if shared:
+            lines.append(f"{shared} test questions of {other} stand in {name}, which is trained on")
+    return lines
 
 
 @contextlib.asynccontextmanager
@@ -87,14 +169,16 @@ async def open_world(tasks: Mapping[str, SealedTask], calls_path: Path, outcomes
         StoreError: a file cannot be opened.
     """
     backend = make_backend(tasks.values())
+    packages = itertools.chain(FLAGS.sandbox_packages, *(task.packages for task in tasks.values()))
     async with contextlib.AsyncExitStack() as stack:
         calls = CallStore(calls_path)
         stack.push_async_callback(calls.close)
-        executor = await stack.enter_async_context(metered(backend, calls))
+        budget = Budget(caps(), spent=calls.spent)
+        executor = await stack.enter_async_context(metered(backend, calls, budget))
         sandbox = await stack.enter_async_context(
             open_sandbox(
                 FLAGS.sandbox,
-                packages=tuple(FLAGS.sandbox_packages),
+                packages=tuple(dict.fromkeys(packages)),
                 workers=sandbox_workers(),
                 allow_unsafe=FLAGS.allow_unsafe_sandbox,
             )
@@ -104,6 +188,7 @@ async def open_world(tasks: Mapping[str, SealedTask], calls_path: Path, outcomes
             tasks=tasks,
             sandbox=sandbox,
             calls=calls,
+            budget=budget,
             executor=executor,
             evaluator=Evaluator(executor, sandbox, memo, evaluation_options()),
         )
@@ -125,14 +210,18 @@ def make_backend(tasks: Iterable[SealedTask]) -> Backend:
     return SimulatedBackend(tasks=tasks)
 
 
-def metered(backend: Backend, calls: CallStore) -> MeteredExecutor:
-    """Puts caps, prices and limits around a backend."""
-    caps = Caps(
+def caps() -> Caps:
+    """The most that the run directory may have spent, earlier processes included."""
+    return Caps(
         usd=read_budget_usd(FLAGS.budget_usd),
         tokens=FLAGS.budget_tokens or math.inf,
         calls=FLAGS.budget_calls or math.inf,
         seconds=FLAGS.budget_seconds or math.inf,
     )
+
+
+def metered(backend: Backend, calls: CallStore, budget: Budget) -> MeteredExecutor:
+    """Puts caps, prices and limits around a backend."""
     options = MeteredOptions(
         concurrency=FLAGS.concurrency,
         max_attempts=FLAGS.max_attempts,
@@ -141,7 +230,7 @@ def metered(backend: Backend, calls: CallStore) -> MeteredExecutor:
         tokens_per_minute=FLAGS.tokens_per_minute or None,
         seed=FLAGS.seed,
     )
-    return MeteredExecutor(backend, calls, Budget(caps, spent=calls.spent), make_prices(), options)
+    return MeteredExecutor(backend, calls, budget, make_prices(), options)
 
 
 def make_prices() -> PriceTable:

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "w4s_jax"
-HOST = frozenset("types mdp prompts tasks workflows executor sandbox rollout search reports".split())
+HOST = frozenset("types mdp prompts tasks workflows executor sandbox rollout search reports runtime".split())
 DEVICE = frozenset({"policy", "training"})
 OF_DEVICES = frozenset("jax jaxlib flax optax orbax safetensors tokenizers transformers tensorboardX torch".split())
 """What the extra `train` brings: whoever only runs a finished workflow has none of it."""
@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "reports": "types mdp rollout executor",
     "rollout": "types mdp prompts tasks",
     "search": "types mdp prompts tasks workflows rollout",
+    "runtime": "types workflows sandbox executor",
     "policy": "types",
     "training": "types policy",
 }

@@ -88,12 +88,52 @@ def test_the_full_opening_holds_every_part_the_paper_names():
     assert "The workflow raised: ValueError: x" in message.content
 
 
-@pytest.mark.parametrize(("accuracy", "word"), [(0.5, "increased"), (0.25, "unchanged"), (0.1, "decreased")])
-def test_the_change_is_said_against_the_best_before(accuracy, word):
-    moved = Evaluated(workflow=Workflow(name="turn1", code=SOLVER), feedback=Feedback(accuracy=accuracy, n=20))
-    after = dataclasses.replace(STATE, current=moved)
-    (message,) = FullTemplate().after(after, STATE)
-    assert f"accuracy {word}." in message.content
+def _evaluated(name, accuracy, **fields):
+    return Evaluated(workflow=Workflow(name=name, code=SOLVER), feedback=Feedback(accuracy=accuracy, n=20, **fields))
+
+
+@pytest.mark.parametrize(
+    ("before", "accuracy", "turn", "so_far"),
+    [
+        (0.4, 0.45, "up from 0.400 with", "0.500"),
+        (0.4, 0.55, "up from 0.400 with", "0.500, which it passes"),
+        (0.4, 0.5, "up from 0.400 with", "0.500, which it ties"),
+        (0.4, 0.4, "unchanged from", "0.500"),
+        (0.5, 0.5, "unchanged from", "0.500, which it ties"),
+        (0.5, 0.1, "down from 0.500 with", "0.500"),
+    ],
+)
+def test_the_full_follow_up_says_the_change_since_the_last_turn_and_against_the_best(before, accuracy, turn, so_far):
+    previous = dataclasses.replace(STATE, current=_evaluated("before", before), best_accuracy=0.5)
+    after = dataclasses.replace(previous, current=_evaluated("now", accuracy), best_accuracy=max(0.5, accuracy))
+    (message,) = FullTemplate().after(after, previous)
+    said = f"Accuracy {accuracy:.3f}, {turn} the workflow before it; the best so far was {so_far}."
+    assert message.content.splitlines()[1] == said
+
+
+def test_the_full_follow_up_is_this_text():
+    current = _evaluated("now", 0.5, usd_per_item=0.002, symptoms={"far": 9, "close": 1}, cases=SEED.feedback.cases[:1])
+    (message,) = FullTemplate().after(dataclasses.replace(STATE, current=current, best_accuracy=0.5), STATE)
+    assert message.content == (
+        "Your workflow was run on 20 validation questions, at 0.002000 USD a question.\n"
+        "Accuracy 0.500, up from 0.250 with the workflow before it; the best so far was 0.250, which it passes.\n"
+        "Failures: far × 9, close × 1.\n"
+        "## Case 1: wrong\nQuestion: How many?\nThe workflow's answer: 7\nThe right answer: 9\n"
+        "Please improve it. First your analysis, then exactly one Python block that defines solver."
+    )
+
+
+def test_a_metric_under_which_answers_may_be_partly_right_is_named():
+    seed = _evaluated("seed", 0.4, metric="f1")
+    state = dataclasses.replace(STATE, seeds=(seed,), current=seed, best_accuracy=0.4)
+    (opening,) = FullTemplate().opening(state)
+    assert "Validation mean F1 0.400 on 20 questions" in opening.content
+    assert "Mean F1 0.400 on 20 validation questions" in opening.content
+    assert "The best validation mean F1 so far is 0.400." in opening.content
+    assert "ccuracy" not in opening.content.partition("# Task")[2]
+    after = dataclasses.replace(state, current=_evaluated("now", 0.3, metric="f1"))
+    (follow_up,) = FullTemplate().after(after, state)
+    assert "Mean F1 0.300, down from 0.400 with the workflow before it; the best so far was 0.400." in follow_up.content
 
 
 def test_a_long_case_is_cut_in_the_middle_and_says_so():

@@ -252,7 +252,7 @@ async def test_a_budget_stop_keeps_finished_turns_and_a_later_run_goes_on_from_t
 
 @pytest.mark.parametrize("kind", list(RewardKind))
 async def test_resuming_after_each_turn_equals_never_having_stopped(kind):
-    options = {"num_turns": 5, "reward": RewardConfig(kind=kind)}
+    options = {"num_turns": 5, "max_repairs": 1, "reward": RewardConfig(kind=kind)}
     expected = await World(lively, **options).collect()
     assert {c.status for t in expected.turns for c in t.candidates} == {OK, SKIPPED}
     for done in range(6):

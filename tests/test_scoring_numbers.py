@@ -112,6 +112,29 @@ def test_a_wrong_number_has_the_symptom_a_reader_would_see(answer, target, quest
     assert numeric_symptom(answer, target, question) == symptom.value
 
 
+@pytest.mark.parametrize(
+    ("answer", "target"),
+    [
+        ("1,000,000", 1e6),
+        ("1e6", 1_000_000.0),
+        ("1000000.0", 1e6),
+        (1_000_000, 1e6),
+        ("18.0", 18.0),
+        ("$18", 18.0),
+        ("18 dollars", 18.0),
+        (r"\boxed{18}", 18.0),
+        ("1/2", 0.5),
+    ],
+)
+async def test_one_number_in_other_clothes_is_right(answer, target):
+    assert await NumericGrader(tolerance=1e-6)(Item(id="i", question="?", target=target), answer, None) == (1.0, "")
+
+
+@pytest.mark.parametrize("answer", [r"\boxed{\frac{1}{2}}", "(A)", "None", "a half"])
+async def test_what_is_no_plain_number_is_not_its_value(answer):
+    assert (await NumericGrader(tolerance=1e-6)(Item(id="i", question="?", target=0.5), answer, None)).score == 0.0
+
+
 async def test_gsm_hard_is_right_strictly_within_a_tenth():
     grader = NumericGrader(tolerance=0.1, inclusive=False)
     item = Item(id="i", question="?", target=0.0)

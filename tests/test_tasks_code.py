@@ -125,12 +125,23 @@ async def test_a_wrong_answer_has_a_symptom(answer, symptom):
     [
         "class T:\n    __eq__ = lambda a, b: True\ndef solution(xs):\n    return T()\n",
         "class T(int):\n    __eq__ = lambda a, b: True\ndef solution(xs):\n    return [T()]\n",
+        "class M(type):\n    __eq__ = lambda a, b: True\n    __hash__ = type.__hash__\n"
+        "class T(metaclass=M):\n    __eq__ = lambda a, b: True\n    __iter__ = lambda a: iter([])\n"
+        "def solution(xs):\n    return T()\n",
         "def solution(xs): pass\nimport os; os._exit(0)\n",
         "def solution(xs): pass\nraise SystemExit(0)\n",
         "def solution(xs): pass\ndef check(candidate): pass\n",
         'def solution(xs): pass\n"""',
     ],
-    ids=["equals all", "equals all inside", "os._exit", "SystemExit", "own check", "open string"],
+    ids=[
+        "equals all",
+        "equals all inside",
+        "a class that equals all",
+        "os._exit",
+        "SystemExit",
+        "own check",
+        "open string",
+    ],
 )
 async def test_a_shortcut_does_not_pass(answer):
     assert (await _grade(answer)).score == 0.0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from w4s_jax.tasks.base import SealedTask, TaskOptions
-from w4s_jax.tasks.custom import CustomFormat, Scorer
+from w4s_jax.tasks.custom import CustomFormat
 from w4s_jax.tasks.registry import expand_tasks, make_task, task_names
 from w4s_jax.tasks.splits import SplitSizes
 from w4s_jax.types import InputError, SealedSplitError, Split
@@ -50,7 +50,7 @@ def test_a_list_is_expanded_in_order_and_without_repeats():
 @pytest.mark.parametrize(("name", "nearest"), [("gsmhard", "gsm_hard"), ("human_eval", "humaneval")])
 def test_an_unknown_name_is_refused_with_the_nearest(name, nearest):
     for call in (make_task, expand_tasks):
-        with pytest.raises(InputError, match=f"{name!r} is unknown, did you mean {nearest!r}.; known are gsm8k"):
+        with pytest.raises(InputError, match=f"{name!r} is unknown, did you mean {nearest!r}.; known are drop"):
             call(name)
 
 
@@ -75,7 +75,7 @@ def test_a_group_is_no_single_task():
 
 def test_a_custom_file_is_a_task(tmp_path):
     name = _file(tmp_path / "own.jsonl", [f"{i}?" for i in range(10)])
-    task = make_task(name, TaskOptions(sizes=SplitSizes(validation=3)), custom=CustomFormat(scorer=Scorer.NUMERIC))
+    task = make_task(name, TaskOptions(sizes=SplitSizes(validation=3)), custom=CustomFormat(scorer="numeric"))
     assert len(task.items(Split.VALIDATION)) == 3
     assert str(tmp_path) in task.source
 
@@ -83,7 +83,7 @@ def test_a_custom_file_is_a_task(tmp_path):
 def test_a_question_in_two_splits_is_reported(tmp_path, caplog):
     name = _file(tmp_path / "own.jsonl", ["the same?"] * 10)
     with caplog.at_level(logging.WARNING):
-        make_task(name, custom=CustomFormat(scorer=Scorer.NUMERIC))
+        make_task(name, custom=CustomFormat(scorer="numeric"))
     assert "questions stand in two splits" in caplog.text
 
 

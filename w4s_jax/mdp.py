@@ -164,8 +164,15 @@ def _feedback(candidate: Candidate) -> Feedback:
 def best_tried(start: State, turns: Iterable[Turn]) -> Evaluated:
     """The best by validation accuracy of everything tried, seeds included: what a search gives its user.
 
-    Equal ones: the cheaper in USD an item, then the earlier. Being the maximum of many, its validation
-    accuracy is optimistic.
+    Being the maximum of many, its validation accuracy is optimistic.
+    """
+    return all_tried(start, turns)[0]
+
+
+def all_tried(start: State, turns: Iterable[Turn]) -> list[Evaluated]:
+    """Everything tried, seeds included, the best by validation accuracy first.
+
+    Equal ones: the cheaper in USD an item, then the earlier.
     """
     tried = list(start.seeds)
     for turn in turns:
@@ -174,4 +181,4 @@ def best_tried(start: State, turns: Iterable[Turn]) -> Evaluated:
                 name = workflow_name(turn.round, turn.trajectory, turn.turn, candidate.index)
                 workflow = Workflow(name=name, code=candidate.workflow)
                 tried.append(Evaluated(workflow=workflow, feedback=_feedback(candidate)))
-    return min(tried, key=lambda e: (-e.feedback.accuracy, e.feedback.usd_per_item))
+    return sorted(tried, key=lambda e: (-e.feedback.accuracy, e.feedback.usd_per_item))

@@ -98,10 +98,21 @@ def _all_skipped(state: State, previous: State) -> bool:
     return state.current == previous.current
 
 
-def _change(new: float, old: float) -> str:
-    if new == old:
-        return "unchanged"
-    return "increased" if new > old else "decreased"
+def _metric(feedback: Feedback) -> str:
+    """What a search optimises, in words."""
+    return {"f1": "mean F1", "score": "mean score"}.get(feedback.metric, "accuracy")
+
+
+def _change(feedback: Feedback, before: float, best: float) -> str:
+    """An accuracy against that of the workflow before it and the best before both of them."""
+    accuracy, name = feedback.accuracy, _metric(feedback)
+    turn = "unchanged from" if accuracy == before else f"{'up' if accuracy > before else 'down'} from {before:.3f} with"
+    so_far = f"the best so far was {best:.3f}"
+    if accuracy > best:
+        so_far += ", which it passes"
+    elif accuracy == best:
+        so_far += ", which it ties"
+    return f"{name[0].upper()}{name[1:]} {accuracy:.3f}, {turn} the workflow before it; {so_far}."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,23 +225,23 @@ class FullTemplate:
         ]
         if state.current not in state.seeds:
             parts.append(f"# The current workflow\n{self._evaluated(state.current)}")
-        parts.append(f"# Where it stands\n{self._result(state.current.feedback)}\n{self._best(state)}")
+        parts.append(f"# Where it stands\n{self._result(state.current.feedback)}{self._best(state)}")
         parts.append(_FORMAT)
         return _user("\n".join(parts))
 
     def after(self, state: State, previous: State) -> tuple[Message, ...]:
-        """Accuracy, its change against the best before, failures, cases, and the request to go on."""
+        """Accuracy, its change against the turn and the best before, failures, cases, and the request to go on."""
         if _all_skipped(state, previous):
             return _user(
                 "This workflow, and every other one written beside it, failed on a first question and could not be "
                 f"mended; the current workflow stays.\n{self._best(state)}\n"
                 "Write another one. First your analysis, then exactly one Python block that defines solver."
             )
-        feedback = state.current.feedback
-        change = _change(feedback.accuracy, previous.best_accuracy)
+        feedback, before = state.current.feedback, previous.current.feedback.accuracy
         return _user(
-            f"Your workflow was run on the validation questions. Against the best so far "
-            f"({previous.best_accuracy:.3f}) accuracy {change}.\n{self._result(feedback)}\n{self._best(state)}\n"
+            f"Your workflow was run on {feedback.n} validation questions, "
+            f"at {feedback.usd_per_item:.6f} USD a question.\n"
+            f"{_change(feedback, before, previous.best_accuracy)}\n{self._failures(feedback)}"
             "Please improve it. First your analysis, then exactly one Python block that defines solver."
         )
 
@@ -253,23 +264,26 @@ class FullTemplate:
     def _evaluated(self, entry: Evaluated) -> str:
         feedback = entry.feedback
         return (
-            f"Validation accuracy {feedback.accuracy:.3f} on {feedback.n} questions, "
+            f"Validation {_metric(feedback)} {feedback.accuracy:.3f} on {feedback.n} questions, "
             f"{feedback.usd_per_item:.6f} USD a question.\n```python\n{entry.workflow.code.strip()}\n```"
         )
 
     def _result(self, feedback: Feedback) -> str:
-        lines = [
-            f"Accuracy {feedback.accuracy:.3f} on {feedback.n} validation questions, "
-            f"{feedback.usd_per_item:.6f} USD a question."
-        ]
-        if feedback.symptoms:
-            lines.append(f"Failures: {_counts(feedback.symptoms)}.")
+        name = _metric(feedback)
+        return (
+            f"{name[0].upper()}{name[1:]} {feedback.accuracy:.3f} on {feedback.n} validation questions, "
+            f"{feedback.usd_per_item:.6f} USD a question.\n{self._failures(feedback)}"
+        )
+
+    def _failures(self, feedback: Feedback) -> str:
+        """Counts of failures, then cases; whole lines."""
+        lines = [f"Failures: {_counts(feedback.symptoms)}."] if feedback.symptoms else []
         lines += [self._case(number, case) for number, case in enumerate(feedback.cases, 1)]
-        return "\n".join(lines)
+        return "".join(f"{line}\n" for line in lines)
 
     @staticmethod
     def _best(state: State) -> str:
-        return f"The best validation accuracy so far is {state.best_accuracy:.3f}."
+        return f"The best validation {_metric(state.current.feedback)} so far is {state.best_accuracy:.3f}."
 
     def _case(self, number: int, case: Case) -> str:
         lines = [f"## Case {number}: {case.status}", f"Question: {self._cut(case.question)}"]

@@ -202,7 +202,7 @@ class Task(Protocol):
     description: str
     """What the meta-agent is told of the task."""
     metric: str
-    """`accuracy`, `f1` or `pass@1`."""
+    """`accuracy` or `pass@1`, where an item is right or wrong; `f1` or `score`, where it may be partly right."""
     scratch_bytes: int
     """Size of the folder that each run of a workflow on an item may write to; 0 for none."""
     rule: str
@@ -475,12 +475,15 @@ class Feedback:
     """What a state keeps of a validation evaluation; all that can reach a prompt."""
 
     accuracy: float
+    """Mean of the task's metric, which a search optimises: the share that is right, or mean F1 and the like."""
     n: int
     usd_per_item: float = 0.0
     symptoms: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Failures by what the parent can see of them, e.g. `{"no number": 3}`."""
     cases: tuple[Case, ...] = ()
     """A bounded, seeded sample, failures first."""
+    metric: str = "accuracy"
+    """As `Task.metric`."""
 
 
 # --- the MDP ----------------------------------------------------------------

@@ -18,7 +18,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -89,6 +89,7 @@ class OpenAIBackend:
         *,
         base_url: str | None = None,
         api_key: str | None = None,
+        key_variables: Sequence[str] = ("OPENAI_API_KEY",),
         timeout_seconds: float = CALL_TIMEOUT_SECONDS,
         simulated_on_loopback: str = "",
     ) -> None:
@@ -97,7 +98,8 @@ class OpenAIBackend:
         Args:
             model: as the server calls it.
             base_url: None: `OPENAI_BASE_URL`, else OpenAI's own.
-            api_key: None: `OPENAI_API_KEY`. A server on loopback needs none.
+            api_key: None: that of `key_variables`. A server on loopback needs none.
+            key_variables: names of variables of the environment; the first that is set holds the key.
             timeout_seconds: hard limit of one attempt, from its first byte to its last.
             simulated_on_loopback: name of the model that is a simulator where the server is on this machine.
 
@@ -109,9 +111,11 @@ class OpenAIBackend:
         base_url = base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL
         loopback = _is_loopback(base_url)
         self.model, self.simulated = model, loopback and model == simulated_on_loopback
-        key = api_key or os.environ.get("OPENAI_API_KEY") or ("none" if loopback else "")
-        if not key:
-            raise InputError(f"OPENAI_API_KEY is not set and {base_url} needs a key; export OPENAI_API_KEY=<key>")
+        keys = [api_key, *map(os.environ.get, key_variables), "none" if loopback else None]
+        key = next(filter(None, keys), None)
+        self._key_name = " or ".join(key_variables)
+        if key is None:
+            raise InputError(f"{self._key_name} is not set and {base_url} needs a key; export {key_variables[0]}=<key>")
         self._timeout = timeout_seconds
         self._dialect = known_dialect(model)
         self._client = openai.AsyncOpenAI(
@@ -179,7 +183,7 @@ class OpenAIBackend:
             at_fault = status == 413 or error.param in _TEXT_AT_FAULT_PARAMETERS
             if at_fault or any(words in told for words in _TEXT_AT_FAULT_WORDS):
                 raise RefusedFault(message) from error
-        raise _status_fault(error, message) from error
+        raise _status_fault(error, message, self._key_name) from error
 
 
 def _is_loopback(base_url: str) -> bool:
@@ -217,7 +221,7 @@ def _connection_fault(error: openai.APIConnectionError) -> Fault:
     return ConnectionCutFault(message)
 
 
-def _status_fault(error: openai.APIStatusError, message: str) -> Fault:
+def _status_fault(error: openai.APIStatusError, message: str, key_name: str) -> Fault:
     status = error.status_code
     wait = retry_after_seconds(error.response.headers)
     if status == 402 or (status == 429 and "insufficient_quota" in (error.code, error.type)):
@@ -227,9 +231,9 @@ def _status_fault(error: openai.APIStatusError, message: str) -> Fault:
     if status in (408, 409) or status >= 500:
         return ServerFault(message, retry_after=wait, billed_unknown=status in _MAY_HAVE_RUN)
     if status in (401, 403):
-        return AuthFault(f"{message}; check OPENAI_API_KEY and what it may use")
+        return AuthFault(f"{message}; check {key_name} and what it may use")
     if status == 404:
-        message += "; check --executor_base_url, which ends in /v1 at most servers, and --executor_model"
+        message += "; check the base URL, which ends in /v1 at most servers, and the model's name"
     return BadRequestFault(message)
 
 

@@ -110,12 +110,15 @@ class Developer:
         evaluation = await self.evaluator.evaluate(
             tried.workflow, bench.task, bench.items, split=Split.VALIDATION, purpose=Purpose.OPTIMISATION
         )
+        feedback = make_feedback(
+            bench.items, evaluation, seed=bench.feedback_seed, max_cases=bench.max_cases, metric=bench.task.metric
+        )
         return dataclasses.replace(
             candidate,
             status=CandidateStatus.OK,
-            accuracy=evaluation.accuracy,
+            accuracy=feedback.accuracy,
             usd=tried.usd + sum(outcome.usd for outcome in evaluation.outcomes),
-            feedback=make_feedback(bench.items, evaluation, seed=bench.feedback_seed, max_cases=bench.max_cases),
+            feedback=feedback,
         )
 
     async def _tried(self, context: Context, sample: Sample, key: DrawKey, bench: Bench) -> _Tried:

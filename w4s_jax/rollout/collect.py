@@ -54,6 +54,9 @@ _LOG = logging.getLogger(__name__)
 OnTurn = Callable[[Turn], None]
 """Told of every finished turn at once."""
 
+Enough = Callable[[Sequence[Turn]], bool]
+"""Whether a search may end after these turns, stored ones included."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CollectOptions:
@@ -125,9 +128,8 @@ async def open_problem(
             workflow, task, items, split=Split.VALIDATION, purpose=Purpose.OPTIMISATION, progress=progress
         )
         case_seed = keyed_number(seed, "seed cases", task.name)
-        return Evaluated(
-            workflow=workflow, feedback=make_feedback(items, evaluation, seed=case_seed, max_cases=max_cases)
-        )
+        feedback = make_feedback(items, evaluation, seed=case_seed, max_cases=max_cases, metric=task.metric)
+        return Evaluated(workflow=workflow, feedback=feedback)
 
     seeds = await finish_all([evaluated(workflow) for workflow in task.seed_workflows()])
     problem = Problem(task=task, items=items, seeds=tuple(seeds))
@@ -177,6 +179,7 @@ class Collector:
         *,
         finished_turns: Sequence[Turn] = (),
         on_turn: OnTurn | None = None,
+        enough: Enough | None = None,
     ) -> Trajectory:
         """Collects the turns that are missing.
 
@@ -185,6 +188,7 @@ class Collector:
             planned: number, task and seed of the trajectory.
             finished_turns: stored turns; nothing of them is sampled or evaluated again.
             on_turn: told of every new turn at once; what it raises ends the trajectory.
+            enough: asked before every turn; None for all `num_turns`.
 
         Raises:
             InputError: a prompt does not fit the model, or the stored turns are not of this
@@ -195,7 +199,7 @@ class Collector:
         turns = list(finished_turns)
         dialogue = self._replayed(problem, planned, turns)
         bench = self._bench(problem, planned)
-        while len(turns) < self.options.num_turns:
+        while len(turns) < self.options.num_turns and not (enough is not None and enough(turns)):
             if turns:
                 dialogue = self._follow(dialogue, turns[-1])
             dialogue, turn = await self._turn(dialogue, planned, bench)

@@ -143,6 +143,7 @@ def _candidate(fields: Mapping[str, Any]) -> Candidate:
 def _feedback_record(feedback: Feedback) -> dict[str, Any]:
     return {
         "accuracy": feedback.accuracy,
+        "metric": feedback.metric,
         "n": feedback.n,
         "usd_per_item": feedback.usd_per_item,
         "symptoms": dict(feedback.symptoms),
@@ -153,6 +154,7 @@ def _feedback_record(feedback: Feedback) -> dict[str, Any]:
 def _feedback(fields: Mapping[str, Any]) -> Feedback:
     return Feedback(
         accuracy=fields["accuracy"],
+        metric=fields.get("metric", "accuracy"),
         n=fields["n"],
         usd_per_item=fields["usd_per_item"],
         symptoms=dict(fields["symptoms"]),

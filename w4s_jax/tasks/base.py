@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from w4s_jax.tasks.splits import Duplicate, SplitSizes, find_duplicates, split_hash
+from w4s_jax.tasks.splits import Duplicate, SplitSizes, find_duplicates, normalised, split_hash
 from w4s_jax.types import (
     Case,
     Evaluation,
@@ -39,6 +39,8 @@ from w4s_jax.types import (
 
 Grader = Callable[[Item, Any, Sandbox], Awaitable[Grade]]
 """Scores an answer of a workflow, which may be anything at all; never raises for what the answer is."""
+
+_OPEN = (Split.TRAIN, Split.VALIDATION)
 
 MAX_CASE_CHARS = 4_000
 """Longest text of one part of a case; what is left out is counted at its end."""
@@ -63,6 +65,8 @@ class TaskOptions:
     split_seed: int = 0
     """Apart from the seed of a run."""
     sizes: SplitSizes = dataclasses.field(default_factory=SplitSizes)
+    seeds: tuple[Workflow, ...] = ()
+    """The workflows a search starts from; empty takes those of the task's family."""
 
 
 def check_variant(task: str, variant: str, known: Collection[str] = ()) -> None:
@@ -74,6 +78,20 @@ def check_variant(task: str, variant: str, known: Collection[str] = ()) -> None:
     if variant and variant not in known:
         allowed = f"it takes {', '.join(filter(None, known))}" if known else "it has no variants"
         raise InputError(f"task {task}:{variant}: {variant!r} is unknown; {allowed}")
+
+
+def variant_parts(task: str, variant: str, known: Collection[str]) -> tuple[str, ...]:
+    """Returns the parts of a variant such as `algebra+level5`, without repeats; none of an empty one.
+
+    Raises:
+        InputError: a part is not among the known ones.
+    """
+    parts = tuple(dict.fromkeys(variant.split("+"))) if variant else ()
+    for part in parts:
+        if part not in known:
+            allowed = f"it takes some of {', '.join(known)}, with + between them"
+            raise InputError(f"task {task}:{variant}: {part!r} is unknown; {allowed}")
+    return parts
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -179,6 +197,11 @@ class SealedTask:
         """Questions that stand in more than one split."""
         return find_duplicates({split: self._task.items(split) for split in Split})
 
+    def shares_with_test(self, other: SealedTask) -> int:
+        """Number of test questions of another task that stand in this one's train or validation split."""
+        known = {normalised(item.question) for split in _OPEN for item in self._task.items(split)}
+        return sum(normalised(item.question) in known for item in other._task.items(Split.TEST))
+
     @property
     def source(self) -> str:
         """Where the rows are from, in one line; empty where the task does not say."""
@@ -192,7 +215,9 @@ class SealedTask:
 # --- feedback ---------------------------------------------------------------
 
 
-def make_feedback(task_items: Sequence[Item], evaluation: Evaluation, *, seed: int, max_cases: int) -> Feedback:
+def make_feedback(
+    task_items: Sequence[Item], evaluation: Evaluation, *, seed: int, max_cases: int, metric: str = "accuracy"
+) -> Feedback:
     """Returns what a state keeps of an evaluation on validation or train items.
 
     The cases are the failures, then the right ones, each in an order drawn from the seed
@@ -203,6 +228,7 @@ def make_feedback(task_items: Sequence[Item], evaluation: Evaluation, *, seed: i
         evaluation: its outcomes; items that were not evaluated count nowhere.
         seed: of the sample of cases.
         max_cases: most cases to show.
+        metric: of the task.
 
     Raises:
         SealedSplitError: the evaluation is of the test split.
@@ -218,11 +244,12 @@ def make_feedback(task_items: Sequence[Item], evaluation: Evaluation, *, seed: i
     failures = [o for o in outcomes if o.status is not ItemStatus.RIGHT]
     shown = sorted(outcomes, key=lambda o: (o.status is ItemStatus.RIGHT, _draw(seed, o.item_id)))[:max_cases]
     return Feedback(
-        accuracy=evaluation.accuracy,
+        accuracy=evaluation.score,
         n=evaluation.n,
         usd_per_item=evaluation.usd_per_item,
         symptoms=dict(Counter(o.symptom or o.status.value for o in failures)),
         cases=tuple(_case(items[o.item_id], o) for o in shown),
+        metric=metric,
     )
 
 

@@ -16,21 +16,24 @@ from __future__ import annotations
 
 import ast
 import doctest
-import hashlib
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from w4s_jax.tasks.base import ItemTask, TaskOptions, check_variant
+from w4s_jax.tasks.scoring.code import (
+    PASS_AT_1,
+    CodeSymptom,
+    GradingProgram,
+    defines,
+    is_empty,
+    run_graded,
+    token_of,
+)
 from w4s_jax.tasks.source import HubSource, Row
 from w4s_jax.tasks.splits import split_pool
-from w4s_jax.types import Grade, Item, Limits, ProgramRun, RunStatus, Sandbox
+from w4s_jax.types import Grade, Item, Sandbox
 from w4s_jax.workflows import seeds_for
-
-GRADING_LIMITS = Limits(wall_seconds=20.0, cpu_seconds=10.0)
-"""Of one answer with its hidden tests."""
-
-PASS_AT_1 = "every hidden test passes, in the sandbox; pass@1"
 
 _HUMANEVAL = HubSource(name="humaneval", hub_id="openai/openai_humaneval")
 
@@ -39,11 +42,14 @@ _EQUALS = re.compile(r"(?<=\))\s*(?:==|=>|->|➞|=|should return|should equal to
 
 _CHECK = """
 def _w4s_plain(value):
-    if type(value) in (list, tuple, set, frozenset):
+    def is_a(*kinds):  # by identity: a class can be written that equals `list`
+        return any(type(value) is kind for kind in kinds)
+
+    if is_a(list, tuple, set, frozenset):
         return all(map(_w4s_plain, value))
-    if type(value) is dict:
+    if is_a(dict):
         return all(map(_w4s_plain, value)) and all(map(_w4s_plain, value.values()))
-    return value is None or type(value) in (bool, int, float, complex, str, bytes)
+    return value is None or is_a(bool, int, float, complex, str, bytes)
 
 def _w4s_candidate(*args, _function={entry_point}, **kwargs):
     value = _function(*args, **kwargs)
@@ -105,38 +111,20 @@ async def grade_function(item: Item, answer: Any, sandbox: Sandbox) -> Grade:
     Raises:
         SandboxError: the sandbox itself could not run it.
     """
-    if not isinstance(answer, str) or not answer.strip():
-        return Grade(0.0, "empty")
-    entry_point = item.entry_point or ""
-    if not _defines(answer, entry_point) and not answer.lstrip("\n").startswith((" ", "\t")):
-        return Grade(0.0, "no function")
-    program, token = grading_program(item, answer)
-    run = await sandbox.run_program(program, GRADING_LIMITS)
-    return Grade(1.0) if run.status is RunStatus.OK and run.value == token else Grade(0.0, _symptom(run))
+    if is_empty(answer):
+        return Grade(0.0, CodeSymptom.EMPTY.value)
+    if not defines(answer, item.entry_point or "") and not answer.lstrip("\n").startswith((" ", "\t")):
+        return Grade(0.0, CodeSymptom.NO_FUNCTION.value)
+    return await run_graded(grading_program(item, answer), sandbox)
 
 
-def grading_program(item: Item, answer: str) -> tuple[str, str]:
-    """Returns the program that grades an answer, and what it gives iff every test passed.
-
-    The last word is a token that the answer cannot know, so leaving early does not pass.
-    """
+def grading_program(item: Item, answer: str) -> GradingProgram:
+    """Returns the program that grades an answer, whole or the rest of the prompt's function."""
     prompt, test = item.target["prompt"], item.target["test"]
-    joint = "\n\n" if _defines(answer, item.entry_point or "") else ""
-    token = hashlib.sha256(f"{item.id}\n{test}".encode()).hexdigest()
+    joint = "\n\n" if defines(answer, item.entry_point or "") else ""
+    token = token_of(item, test)
     check = _CHECK.format(entry_point=item.entry_point, token=token)
-    return f"{prompt}{joint}{answer}\n\n{test}\n{check}", token
-
-
-def _defines(answer: str, entry_point: str) -> bool:
-    """Whether a text binds the name; by its look, since parsing hostile code can take the parent down."""
-    return re.search(rf"^(?:(?:async )?def {entry_point}\b|{entry_point}\s*=)", answer, re.MULTILINE) is not None
-
-
-def _symptom(run: ProgramRun) -> str:
-    if run.status in (RunStatus.TIMEOUT, RunStatus.LIMIT):
-        return run.status.value
-    named = {"AssertionError": "failed test", "SyntaxError": "syntax error", "IndentationError": "syntax error"}
-    return next((symptom for error, symptom in named.items() if error in run.error), "exception")
+    return GradingProgram(f"{prompt}{joint}{answer}\n\n{test}\n{check}", token)
 
 
 # --- public tests -----------------------------------------------------------

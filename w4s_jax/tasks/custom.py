@@ -1,97 +1,223 @@
-"""Your own task from a file of questions and answers: `--task=jsonl:PATH`.
+"""Your own task: a file of questions and answers, or a Python class.
 
-rows → **items in seeded splits** → exact or numeric grader
+--task=jsonl:PATH, --task=python:FILE.py:CLASS → rows → **items in seeded splits** → the scorer you name
 
-One row is one item. All rows are shuffled by the split seed; a fifth of them, 200
-at most, are validation, the next two fifths, 800 at most, are test, the rest is
-train, unless sizes are given.
+One row is one item. All rows are shuffled by the split seed; a third of them, 200 at
+most, are validation, what is left, 800 at most, is test, the rest is train, unless
+sizes are given. A row may hold more than its question and its answer: `id`; `options`,
+a list that `choice` letters; `entry_point` and `public_tests` of a function to write;
+`solution`, a gold program or worked answer that a simulated executor can show.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import enum
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
-from w4s_jax.tasks.base import Grader, ItemTask, TaskOptions
-from w4s_jax.tasks.scoring.numbers import parse_number
-from w4s_jax.tasks.scoring.numeric import NumericGrader
-from w4s_jax.tasks.scoring.text import ExactGrader
+from w4s_jax.tasks.base import ItemTask, TaskOptions
+from w4s_jax.tasks.scorers import SCORERS, Scorer, make_scorer
+from w4s_jax.tasks.scoring.user import Blame, FunctionGrader, load_object
 from w4s_jax.tasks.source import Row, read_rows
 from w4s_jax.tasks.splits import cut, resize, shuffled
 from w4s_jax.types import InputError, Item
 from w4s_jax.workflows import seeds_for
 
+__all__ = ["OWN", "SCORERS", "CustomFormat", "UserTask", "load_class", "load_custom", "load_own"]
 
-class Scorer(enum.StrEnum):
-    """How an answer is compared with the target."""
-
-    EXACT = "exact"
-    """Equal texts, but for white space and letter case."""
-    NUMERIC = "numeric"
-    """Equal numbers, within 1e-6."""
+OWN = ("jsonl", "python")
+"""What stands before the colon of your own task's name."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CustomFormat:
-    """How the rows of a file are read.
+    """How the rows of a file are read and answers are compared.
 
     Example:
-        >>> CustomFormat(input_field="problem", scorer=Scorer.NUMERIC).target_field
+        >>> CustomFormat(input_field="problem", scorer="numeric").target_field
         'answer'
     """
 
     input_field: str = "question"
     """Holds the text that is given to `solver`."""
     target_field: str = "answer"
-    """Holds the gold answer."""
-    scorer: Scorer = Scorer.EXACT
+    """Holds the gold answer; for `code` the tests."""
+    scorer: str = "exact"
+    """One of `SCORERS`, or `python:FILE.py:FUNCTION`."""
     description: Path | None = None
     """A text file that tells the meta-agent what the task is about."""
 
 
-def load_custom(path: Path, file_format: CustomFormat, options: TaskOptions) -> ItemTask:
-    """Builds a task from a `.jsonl`, `.json` or `.parquet` file.
+class UserTask(Protocol):
+    """What a class of `--task=python:FILE.py:CLASS` has; it is made without arguments. Only `rows` is needed.
+
+    Example:
+        class Capitals:
+            description = "Capitals of the world. The answer is one name."
+            scorer = "exact"
+
+            def rows(self):
+                return [{"question": "The capital of Peru?", "answer": "Lima"}]
+    """
+
+    description: str
+    """What the meta-agent is told; it may be left out."""
+    scorer: str
+    """As `--scorer`; it may be left out, and is not used where there is `score`."""
+
+    def rows(self) -> Iterable[Mapping[str, Any]]:
+        """Dicts with `question` and `answer`, and whatever else a row may hold."""
+
+    def score(self, answer: Any, target: Any) -> float | bool:
+        """Grades an answer in [0, 1]; it may be left out."""
+
+
+def load_own(kind: str, where: str, file_format: CustomFormat, options: TaskOptions) -> ItemTask:
+    """Builds `jsonl:PATH` or `python:FILE.py:CLASS`.
 
     Raises:
-        InputError: the file or its description cannot be read, a row is bad (named by its
-            line), or the sizes exceed the rows.
+        InputError: as `load_custom` and `load_class`.
     """
-    numeric = file_format.scorer is Scorer.NUMERIC
-    rows = read_rows(path)
-    items = [_item(path, i, row, file_format) for i, row in enumerate(rows)]
-    fifth = len(items) // 5
-    grader: Grader = NumericGrader(tolerance=1e-6) if numeric else ExactGrader()
-    return ItemTask(
-        name=f"jsonl:{path}",
-        description=_description(file_format),
-        splits=resize(
-            cut(shuffled(items, options.split_seed), validation=min(200, max(1, fifth)), test=min(800, 2 * fifth)),
-            options.sizes,
-        ),
-        grader=grader,
-        seeds=seeds_for("math" if numeric else "qa"),
-        source=f"{path}, shuffled by seed {options.split_seed}",
+    if kind == "jsonl":
+        return load_custom(Path(where), file_format, options)
+    return load_class(where, options)
+
+
+def load_custom(path: Path, file_format: CustomFormat, options: TaskOptions) -> ItemTask:
+    """Builds a task from a `.jsonl`, `.json`, `.parquet` or `.csv` file.
+
+    Raises:
+        InputError: the file, its description or the scorer cannot be read, a row is bad (named by
+            its line), or the sizes exceed the rows.
+    """
+    scorer = make_scorer(file_format.scorer)
+    return _task(
+        f"jsonl:{path}",
+        path.stem,
+        read_rows(path),
+        file_format,
+        scorer,
+        options,
+        description=_description(file_format.description) or f"Answer the question. {scorer.form}",
+        source=str(path),
     )
 
 
-def _item(path: Path, index: int, row: Row, file_format: CustomFormat) -> Item:
-    target = row.get(file_format.target_field)
-    if isinstance(target, bool) or not isinstance(target, str | int | float) or not str(target).strip():
-        raise row.error(f"field {file_format.target_field!r} is {target!r}; it must be a text or a number")
-    if file_format.scorer is Scorer.NUMERIC:
-        number = parse_number(target)
-        if number is None:
-            raise row.error(f"field {file_format.target_field!r} is {target!r}; scorer=numeric needs a number")
-        target = number
-    return Item(id=f"{path.stem}/{index}", question=row.text(file_format.input_field), target=target)
+def load_class(where: str, options: TaskOptions) -> ItemTask:
+    """Builds a task from a class of your own; see `UserTask`. The file is yours: it is run in this process.
+
+    Args:
+        where: `FILE.py:CLASS`.
+        options: of the task.
+
+    Raises:
+        InputError: there is no such class, it has no rows, a row is bad, or the sizes exceed the rows.
+    """
+    file, _, name = where.rpartition(":")
+    made_of = load_object(where, "class")
+    if not callable(getattr(made_of, "rows", None)):
+        raise InputError(f"--task=python:{where}: the class has no rows(); define it to return dicts")
+    with Blame(f"--task=python:{where}", file):
+        made = made_of()
+        values = list(made.rows())
+    bad = next((v for v in values if not isinstance(v, Mapping)), None)
+    if bad is not None or not values:
+        raise InputError(
+            f"--task=python:{where}: rows() gave {'nothing' if bad is None else repr(bad)[:60]}; give dicts"
+        )
+    scorer = make_scorer(getattr(made, "scorer", "exact"))
+    if callable(getattr(made, "score", None)):
+        grader = FunctionGrader.of(made.score, where)
+        scorer = dataclasses.replace(scorer, grader=grader, rule=grader.rule, metric="score", read=_anything)
+    return _task(
+        f"python:{where}",
+        name,
+        [Row(place=f"{where} row {number}", values=row) for number, row in enumerate(values, 1)],
+        CustomFormat(),
+        scorer,
+        options,
+        description=getattr(made, "description", "") or f"Answer the question. {scorer.form}",
+        source=where,
+    )
 
 
-def _description(file_format: CustomFormat) -> str:
-    path = file_format.description
+def _anything(row: Row, field: str) -> Any:
+    return row.get(field)
+
+
+def _task(
+    name: str,
+    stem: str,
+    rows: Sequence[Row],
+    file_format: CustomFormat,
+    scorer: Scorer,
+    options: TaskOptions,
+    *,
+    description: str,
+    source: str,
+) -> ItemTask:
+    items = [_item(f"{stem}/{number}", row, file_format, scorer) for number, row in enumerate(rows)]
+    validation = min(200, max(1, len(items) // 3))
+    test = min(800, len(items) - validation)
+    splits = cut(shuffled(items, options.split_seed), validation=validation, test=test)
+    return ItemTask(
+        name=name,
+        description=description,
+        splits=resize(splits, options.sizes),
+        grader=scorer.grader,
+        rule=scorer.rule,
+        metric=scorer.metric,
+        packages=scorer.packages,
+        seeds=seeds_for(scorer.family),
+        source=f"{source}, shuffled by seed {options.split_seed}",
+    )
+
+
+def _item(default_id: str, row: Row, file_format: CustomFormat, scorer: Scorer) -> Item:
+    question = row.text(file_format.input_field)
+    metadata: dict[str, Any] = {"program": row.text("solution")} if row.values.get("solution") else {}
+    if scorer.name == "choice" and "options" in row.values:
+        options = _texts(row, "options", least=2)
+        question = "\n".join([question, *(f"{chr(ord('A') + i)}) {option}" for i, option in enumerate(options))])
+        metadata["num_choices"] = len(options)
+    given = row.values.get("id")
+    return Item(
+        id=default_id if given is None else f"{default_id.partition('/')[0]}/{given}",
+        question=question,
+        target=scorer.read(row, file_format.target_field),
+        entry_point=_entry_point(row) if scorer.name == "code" else None,
+        public_tests=tuple(_texts(row, "public_tests")) if row.values.get("public_tests") else (),
+        metadata=metadata,
+    )
+
+
+def _entry_point(row: Row) -> str:
+    name = row.text("entry_point")
+    if not name.isidentifier():
+        raise row.error(f"field 'entry_point' is {name!r}; scorer=code needs the name of the function to write")
+    return name
+
+
+def _texts(row: Row, field: str, least: int = 1) -> list[str]:
+    """A list of texts, which a CSV holds as JSON; a text is a list of one."""
+    values = row.get(field)
+    texts = values
+    if isinstance(values, str):
+        with contextlib.suppress(ValueError, RecursionError):
+            texts = json.loads(values)
+        texts = texts if isinstance(texts, list) else [values]
+    if not isinstance(texts, list) or len(texts) < least or not all(isinstance(text, str) for text in texts):
+        raise row.error(f"field {field!r} is {values!r}; it must be a list of {least} texts or more")
+    return texts
+
+
+def _description(path: Path | None) -> str:
+    """Text of the file; empty where there is none."""
     if path is None:
-        kind = "one number" if file_format.scorer is Scorer.NUMERIC else "a short text, compared with the gold answer"
-        return f"Answer the question. The answer is {kind}."
+        return ""
     try:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -11,23 +11,37 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from w4s_jax.tasks import toy
-from w4s_jax.tasks.base import SealedTask, TaskOptions
+from w4s_jax.tasks.base import ItemTask, SealedTask, TaskOptions
+from w4s_jax.tasks.choice import load_gpqa, load_mmlu_pro
 from w4s_jax.tasks.code import load_humaneval
-from w4s_jax.tasks.custom import CustomFormat, load_custom
+from w4s_jax.tasks.competition import load_math, load_math_500
+from w4s_jax.tasks.custom import OWN, CustomFormat, load_own
+from w4s_jax.tasks.gaia import load_gaia
+from w4s_jax.tasks.gsm_plus import load_gsm_plus
 from w4s_jax.tasks.math import load_gsm8k, load_gsm_hard, load_svamp
+from w4s_jax.tasks.mbpp import load_mbpp
 from w4s_jax.tasks.mgsm import load_mgsm
-from w4s_jax.types import InputError, Task
+from w4s_jax.tasks.qa import load_drop, load_hotpotqa
+from w4s_jax.types import InputError
 
 _log = logging.getLogger(__name__)
 
-_LOADERS: dict[str, Callable[[str, TaskOptions], Task]] = {
+_LOADERS: dict[str, Callable[[str, TaskOptions], ItemTask]] = {
+    "drop": load_drop,
+    "gaia": load_gaia,
+    "gpqa": load_gpqa,
     "gsm8k": load_gsm8k,
     "gsm_hard": load_gsm_hard,
+    "gsm_plus": load_gsm_plus,
+    "hotpotqa": load_hotpotqa,
     "humaneval": load_humaneval,
+    "math": load_math,
+    "math_500": load_math_500,
+    "mbpp": load_mbpp,
     "mgsm": load_mgsm,
+    "mmlu_pro": load_mmlu_pro,
     "svamp": load_svamp,
 }
 """Benchmarks; called with the variant, which stands behind the colon of a name and may be empty."""
@@ -45,7 +59,11 @@ def make_task(name: str, options: TaskOptions | None = None, *, custom: CustomFo
     Raises:
         InputError: an unknown name, no data, a bad row, or sizes that exceed the data.
     """
-    task = SealedTask(_load(name, options or TaskOptions(), custom or CustomFormat()))
+    options = options or TaskOptions()
+    loaded = _load(name, options, custom or CustomFormat())
+    if options.seeds:
+        loaded.seeds = options.seeds
+    task = SealedTask(loaded)
     duplicates = task.duplicates()
     if duplicates:
         first = duplicates[0]
@@ -71,13 +89,13 @@ def task_names() -> tuple[str, ...]:
     return (*sorted(_LOADERS), *toy.FAMILIES)
 
 
-def _load(name: str, options: TaskOptions, custom: CustomFormat) -> Task:
+def _load(name: str, options: TaskOptions, custom: CustomFormat) -> ItemTask:
     expanded = _expand(name)
     if len(expanded) != 1:
         raise InputError(f"task {name!r} stands for {len(expanded)} tasks; load one of {', '.join(expanded)}")
     family, _, variant = expanded[0].partition(":")
-    if family == "jsonl":
-        return load_custom(Path(variant), custom, options)
+    if family in OWN:
+        return load_own(family, variant, custom, options)
     if family in _LOADERS:
         return _LOADERS[family](variant, options)
     return toy.toy_task(family, split_seed=options.split_seed, sizes=options.sizes)
@@ -87,7 +105,7 @@ def _expand(name: str) -> Sequence[str]:
     """Names of the tasks that one name stands for, spelt as the table does."""
     family, colon, variant = name.partition(":")
     family = family.replace("-", "_")
-    if family == "jsonl" and variant:
+    if family in OWN and variant:
         return [name]
     if family in _LOADERS:
         return [family + colon + variant]
@@ -102,4 +120,5 @@ def _nearest(name: str) -> str:
 
 
 def _known() -> str:
-    return f"known are {', '.join(task_names())}, the groups toy and toy_held_out, mgsm:LANG+LANG and jsonl:PATH"
+    own = "jsonl:PATH and python:FILE.py:CLASS"
+    return f"known are {', '.join(task_names())}, the groups toy and toy_held_out, mgsm:LANG+LANG, {own}"

@@ -193,24 +193,23 @@ def split_pool(
         group: items for which it gives the same stay in one split; see `split_groups`.
 
     Raises:
-        InputError: no such sizes, or more items were asked for than there are.
+        InputError: no such sizes, no items, or more were asked for than there are.
     """
+    if not pool:
+        raise InputError(f"task {task}: no row is left to split; take another variant, or add rows")
     published = published_sizes(task, sizes.named)
     validation, test = published.validation, published.test
     note = f"shuffled by seed {seed}, {validation} / {test} as {_SPOKEN[published.whose]}"
     note += ", membership ours" if published.whose != "ours" else ""
-    if len(pool) < validation + test:
+    order, small = shuffled(pool, seed), len(pool) < validation + test
+    if small:
         note = f"shuffled by seed {seed}, {len(pool)} rows cut as {validation} : {test}"
+    if group is not None:
+        return Splits(split_groups(order, published, sizes, group), note)
+    if small:
         validation = max(1, round(len(pool) * validation / (validation + test)))
         test = len(pool) - validation
-    if group is not None:
-        own = SplitSizes(
-            validation=validation if sizes.validation is None else sizes.validation,
-            test=test if sizes.test is None else sizes.test,
-            train=sizes.train,
-        )
-        return Splits(split_groups(shuffled(pool, seed), own, group), note)
-    splits = cut(shuffled(pool, seed), validation=validation, test=test)
+    splits = cut(order, validation=validation, test=test)
     spare: Sequence[Item] = ()
     if train:
         splits[Split.TRAIN], spare = list(train), splits[Split.TRAIN]
@@ -218,34 +217,36 @@ def split_pool(
 
 
 def split_groups(
-    items: Sequence[Item], sizes: SplitSizes, group: Callable[[Item], Hashable]
+    items: Sequence[Item], published: Published, sizes: SplitSizes, group: Callable[[Item], Hashable]
 ) -> dict[Split, tuple[Item, ...]]:
-    """Splits of the sizes asked for, of which no two share a group.
+    """Splits of which no two share a group.
 
-    Groups go to test until it is full, then to validation, then to train; within a split its
-    groups take turns, so that a prefix holds as many of them as it can. What is over of the last
-    group of a split is in none.
+    All groups are dealt out in the proportion of the sizes, and within a split they take turns, so that
+    it and its prefixes hold as many groups as they can; what is over is in no split. Without
+    a size of its own, train is empty.
 
     Args:
         items: in their seeded order.
-        sizes: of validation and test, both given; of train, None for all that is left.
+        published: sizes of validation and test where none are asked for; at most so many are taken.
+        sizes: the sizes asked for.
         group: what must not stand in two splits.
 
     Raises:
-        InputError: more items were asked for than there are.
+        InputError: more items were asked for than the groups of a split hold.
     """
     groups: dict[Hashable, list[Item]] = {}
     for item in items:
         groups.setdefault(group(item), []).append(item)
-    left, found = list(groups.values()), {}
-    for split in (Split.TEST, Split.VALIDATION, Split.TRAIN):
-        most = sum(map(len, left))
-        size = _wanted(sizes, split, most, most)
-        taken: list[list[Item]] = []
-        while left and sum(map(len, taken)) < size:
-            taken.append(left.pop(0))
-        turns = itertools.zip_longest(*taken)
-        found[split] = tuple(item for turn in turns for item in turn if item is not None)[:size]
+    own = {Split.TEST: published.test, Split.VALIDATION: published.validation, Split.TRAIN: 0}
+    wanted = {split: own[split] if (size := sizes.of(split)) is None else size for split in own}
+    found, start, left = {}, 0, sum(wanted.values())
+    for number, (split, size) in enumerate(wanted.items()):
+        later = sum(wanted[s] > 0 for s in list(wanted)[number + 1 :])
+        count = round((len(groups) - start) * size / left) if left else 0
+        dealt = list(groups.values())[start : max(start, min(start + count, len(groups) - later))]
+        start, left = start + len(dealt), left - size
+        turns = [item for turn in itertools.zip_longest(*dealt) for item in turn if item is not None]
+        found[split] = tuple(turns[: min(size, _wanted(sizes, split, size, len(turns)))])
     return {split: found[split] for split in Split}
 
 
@@ -273,7 +274,12 @@ def find_duplicates(splits: Mapping[Split, Sequence[Item]]) -> tuple[Duplicate, 
     found = []
     for split, items in splits.items():
         for item in items:
-            first_split, first_id = seen.setdefault(" ".join(item.question.lower().split()), (split, item.id))
+            first_split, first_id = seen.setdefault(normalised(item.question), (split, item.id))
             if first_split is not split:
                 found.append(Duplicate(first_id, item.id))
     return tuple(found)
+
+
+def normalised(question: str) -> str:
+    """The form in which two questions are the same."""
+    return " ".join(question.lower().split())

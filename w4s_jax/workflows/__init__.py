@@ -16,13 +16,16 @@ from pathlib import Path
 from w4s_jax.types import InputError, Workflow
 
 _FAMILIES: dict[str, tuple[str, ...]] = {
-    "math": ("cot", "cot_sc", "program"),
-    "code": ("generate", "generate_and_test", "reflect"),
-    "qa": ("qa_cot",),
+    "math": ("cot", "cot_sc", "program", "direct", "self_refine", "debate", "step_back", "role"),
+    "code": ("generate", "generate_and_test", "reflect_on_public_tests", "reflect"),
+    "qa": ("qa_cot", "qa_cot_sc", "qa_self_refine", "qa_direct", "qa_debate", "qa_step_back", "qa_role"),
     "toy": ("toy_direct", "toy_cot", "toy_vote"),
     "toy_code": ("code_direct", "code_test"),
 }
-"""Names of seeds by family of tasks; the first is the first current workflow of a search."""
+"""Names of all seeds by family of tasks; the first is the first current workflow of a search."""
+
+_STARTING = 3
+"""How many of a family, from its first, a search starts from: each is evaluated on validation before it begins."""
 
 
 def seed_names() -> tuple[str, ...]:
@@ -48,7 +51,23 @@ def load_seed(name: str) -> Workflow:
 
 
 def seeds_for(family: str) -> tuple[Workflow, ...]:
-    """Returns the seed workflows of a family of tasks: `math`, `code`, `qa`, `toy` or `toy_code`.
+    """Returns the seed workflows that a search on a family of tasks starts from unless it is told others.
+
+    Args:
+        family: of the task: `math`, `code`, `qa`, `toy` or `toy_code`.
+
+    Raises:
+        InputError: there is no such family.
+
+    Example:
+        >>> [seed.name for seed in seeds_for("math")]
+        ['cot', 'cot_sc', 'program']
+    """
+    return seeds_of(family)[:_STARTING]
+
+
+def seeds_of(family: str) -> tuple[Workflow, ...]:
+    """Returns all seed workflows of a family of tasks; see `seeds_for`.
 
     Raises:
         InputError: there is no such family.

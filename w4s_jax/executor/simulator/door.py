@@ -8,15 +8,20 @@ so this door and the server on loopback give the same ones.
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 from collections.abc import Iterable, Iterator
 from statistics import NormalDist
 
+from w4s_jax.executor.simulator.answers import AnswerForm
 from w4s_jax.executor.simulator.model import ErrorKind, Feature, ResponseModel, SampleId, uniform
-from w4s_jax.executor.simulator.problems import Problem, problem_from_item
+from w4s_jax.executor.simulator.problems import Problem, gold_of, problem_from_item
 from w4s_jax.executor.simulator.reading import Features, QuestionIndex, Reading, read, squeeze
 from w4s_jax.executor.simulator.replies import no_question, reply_text
 from w4s_jax.types import CallContext, ChatReply, ChatRequest, Item, SealedSplitError, Split, Task, Usage
+
+_log = logging.getLogger(__name__)
 
 MODEL_NAME = "simulated"
 
@@ -52,21 +57,34 @@ class SimulatedBackend:
         self.model = model
         self.response_model = response_model or ResponseModel()
         self._index = QuestionIndex()
+        self._items: dict[str, Item] = {}
         self._problems: dict[str, Problem] = {}
+        """Those that were asked: deriving one takes longer than a reply."""
         self._factors: dict[tuple[frozenset[Feature], int, float], dict[ErrorKind, float]] = {}
         for task in tasks:
             self.register(_all_items(task))
 
     def __len__(self) -> int:
-        return len(self._problems)
+        return len(self._items)
 
     def register(self, items: Iterable[Item]) -> None:
-        """Adds items; of equal questions the first one registered stays."""
+        """Adds items; of equal questions the first one registered stays.
+
+        An item without a known gold answer is left out, so that its question gets the reply of
+        an unknown one; a warning counts them.
+        """
+        unanswerable, given = [], 0
         for item in items:
+            given += 1
             question = squeeze(item.question)
-            if question and question not in self._problems:
-                self._problems[question] = problem_from_item(item)
+            if gold_of(item) is None:
+                unanswerable.append(item.id)
+            elif question and question not in self._items:
+                self._items[question] = item
                 self._index.add(question)
+        if unanswerable:
+            told = "simulated executor: %d of %d items, e.g. %s, have no known gold answer and are not answered"
+            _log.warning(told, len(unanswerable), given, unanswerable[0])
 
     async def send(self, request: ChatRequest, context: CallContext) -> ChatReply:
         """Returns the reply; never fails."""
@@ -116,10 +134,15 @@ class SimulatedBackend:
     def _text(self, reading: Reading, temperature: float, sample: SampleId) -> str:
         if reading.question is None:
             return no_question(reading.features)
-        problem = self._problems[reading.question]
+        problem = self._problem(reading.question)
         if temperature <= 0:
             sample = SampleId(0, 0)
         return reply_text(problem, self._struck(problem, reading, temperature, sample), reading.features, sample)
+
+    def _problem(self, question: str) -> Problem:
+        if question not in self._problems:
+            self._problems[question] = problem_from_item(self._items[question])
+        return self._problems[question]
 
     def _struck(self, problem: Problem, reading: Reading, temperature: float, sample: SampleId) -> frozenset[ErrorKind]:
         """The kinds of error that strike a sample."""
@@ -159,6 +182,10 @@ def _all_items(task: Task) -> Iterator[Item]:
 
 def _holds(earlier: str, problem: Problem) -> bool:
     """Whether an earlier answer is the right one."""
+    if problem.form in (AnswerForm.LETTER, AnswerForm.WORDS):
+        return re.search(rf"(?<!\w){re.escape(squeeze(problem.answer))}(?!\w)", squeeze(earlier)) is not None
+    if problem.form is AnswerForm.FORMULA:
+        return squeeze(problem.answer) in squeeze(earlier)
     told = earlier if problem.is_code else earlier.replace(",", "")
     return squeeze(problem.answer) in squeeze(told) or squeeze(problem.program) in squeeze(earlier)
 

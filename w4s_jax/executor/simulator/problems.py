@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import random
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from w4s_jax.executor.simulator.answers import AnswerForm, Gold, form_of, numbers_given, wrong_answers
 from w4s_jax.executor.simulator.model import (
     ANSWER_KINDS,
     PER_SAMPLE,
@@ -24,9 +24,8 @@ from w4s_jax.executor.simulator.model import (
     uniform,
 )
 from w4s_jax.executor.simulator.reading import squeeze
-from w4s_jax.types import Item
+from w4s_jax.types import InputError, Item
 
-_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 _UNIT = re.compile(
     r"\b(?:hours?|minutes?|seconds?|kilo\w+|grams?|met(?:er|re)s?|dozen|feet|inch(?:es)?|percent|weeks?)\b"
 )
@@ -41,6 +40,8 @@ class Problem:
     """White space squeezed."""
     answer: str
     """Gold answer as text; the gold program of a code item."""
+    form: AnswerForm = AnswerForm.NUMBER
+    """How a reply spells the answer; that of a code item is a program."""
     program: str
     """Python that computes the answer, or is it."""
     is_code: bool
@@ -73,8 +74,26 @@ class Problem:
         return self.luck[kind.value] < rate
 
 
+def gold_of(item: Item) -> Gold | None:
+    """The gold answer of an item; None where it is not known.
+
+    It is `metadata["program"]` for a function to write; else `metadata["answer"]`, else the
+    target where that is a number, a text, or a list of texts that are all right.
+    """
+    if item.entry_point is not None:
+        gold = item.metadata.get("program")
+    else:
+        gold = item.metadata.get("answer", item.target)
+        if isinstance(gold, list | tuple) and gold:
+            gold = gold[0]
+    return gold if isinstance(gold, str | int | float) and str(gold).strip() else None
+
+
 def problem_from_item(item: Item) -> Problem:
     """Returns the problem of a toy item, or derives one for an item of a real data set.
+
+    Raises:
+        InputError: its gold answer is not known.
 
     Example:
         >>> problem = problem_from_item(Item(id="x/1", question="What is 123456 * 2?", target=246912))
@@ -84,10 +103,12 @@ def problem_from_item(item: Item) -> Problem:
     facts = item.metadata
     if "profile" in facts and "wrong_programs" in facts:
         return _from_facts(item, facts)
-    rng = random.Random(item.id)
+    gold, rng = gold_of(item), random.Random(item.id)
+    if gold is None:
+        raise InputError(f"item {item.id!r} has no known gold answer; give it metadata['answer'] or ['program']")
     if item.entry_point is not None:
-        return _derived_code(item, rng)
-    return _derived_text(item, rng)
+        return _derived_code(item, str(gold), rng)
+    return _derived_text(item, gold, rng)
 
 
 def _from_facts(item: Item, facts: Mapping[str, Any]) -> Problem:
@@ -107,26 +128,34 @@ def _from_facts(item: Item, facts: Mapping[str, Any]) -> Problem:
     )
 
 
-def _derived_text(item: Item, rng: random.Random) -> Problem:
-    """A problem whose gold answer is a number or a short text."""
-    answer = str(item.target)
-    number = _as_number(item.target)
-    given = [v for v in _NUMBER.findall(item.question) if v.rstrip(".") != answer]
-    wrong = _wrong_numbers(number, given, rng) if number is not None else _wrong_texts(answer, item, rng)
+def _derived_text(item: Item, gold: Gold, rng: random.Random) -> Problem:
+    """A problem whose gold answer is a number, a letter, a formula or a short text."""
+    answer = str(gold).strip()
+    num_choices = int(item.metadata.get("num_choices") or 0)
+    wrong = wrong_answers(gold, item.question, rng, num_choices=num_choices, accepted=_texts_in(item.target))
     program = str(item.metadata.get("program", "")) or _literal_program(answer, rng)
+    profile = _text_profile(item.question, numbers_given(item.question, answer))
     return Problem(
         item_id=item.id,
         question=squeeze(item.question),
         answer=answer,
+        form=form_of(gold, num_choices),
         program=program,
         is_code=False,
         noun="",
-        profile={k: p for k, p in _text_profile(item.question, given).items() if k in wrong or k is ErrorKind.FORM},
+        profile={k: p for k, p in profile.items() if k in wrong or k is ErrorKind.FORM},
         wrong=wrong,
         wrong_programs={
             kind: _literal_program(texts[0], rng) for kind, texts in wrong.items() if kind is not ErrorKind.CALCULATION
         },
     )
+
+
+def _texts_in(target: Any) -> tuple[str, ...]:
+    """Every text of a target that lists what is right."""
+    if isinstance(target, str):
+        return (target,)
+    return tuple(text for part in target for text in _texts_in(part)) if isinstance(target, list | tuple) else ()
 
 
 def _text_profile(question: str, given: list[str]) -> dict[ErrorKind, float]:
@@ -141,41 +170,6 @@ def _text_profile(question: str, given: list[str]) -> dict[ErrorKind, float]:
         ErrorKind.SLIP: 0.15,
         ErrorKind.FORM: 0.20,
     }
-
-
-def _as_number(target: Any) -> float | int | None:
-    if isinstance(target, bool):
-        return None
-    if isinstance(target, int):
-        return target
-    try:
-        value = float(str(target).replace(",", ""))
-    except ValueError:
-        return None
-    if not math.isfinite(value):
-        return None
-    return int(value) if value.is_integer() else value
-
-
-def _wrong_numbers(number: float | int, given: list[str], rng: random.Random) -> dict[ErrorKind, tuple[str, ...]]:
-    other = rng.choice(given).replace(",", "") if given else str(number + 7)
-    return {
-        ErrorKind.READING: (other,),
-        ErrorKind.PLANNING: (str(number - rng.randint(2, 9) if abs(number) < 50 else round(number * 0.6, 2)),),
-        ErrorKind.UNITS: (str(number * rng.choice((12, 60, 100, 1000))),),
-        ErrorKind.CALCULATION: (str(number + rng.choice((-1, 1)) * 10 ** max(0, len(str(int(abs(number)))) - 2)),),
-        ErrorKind.SLIP: (str(number + 1), str(number - 1)),
-    }
-
-
-def _wrong_texts(answer: str, item: Item, rng: random.Random) -> dict[ErrorKind, tuple[str, ...]]:
-    """Another letter for a choice, else words of the question that are not the answer."""
-    if len(answer) == 1 and answer.isalpha():
-        letters = [chr(ord("A") + i) for i in range(int(item.metadata.get("num_choices", 4)))]
-        others = [letter for letter in letters if letter != answer.upper()]
-        return {kind: (rng.choice(others),) for kind in (ErrorKind.READING, ErrorKind.PLANNING, ErrorKind.SLIP)}
-    words = [w for w in re.findall(r"[A-Za-z]{4,}", item.question) if w.lower() not in answer.lower()] or ["unknown"]
-    return {kind: (rng.choice(words),) for kind in (ErrorKind.READING, ErrorKind.PLANNING, ErrorKind.SLIP)}
 
 
 def _literal_program(answer: str, rng: random.Random) -> str:
@@ -199,9 +193,8 @@ _MUTATIONS = (
 _DEF = re.compile(r"^(\s*def .*):\s*$", re.MULTILINE)
 
 
-def _derived_code(item: Item, rng: random.Random) -> Problem:
-    """A problem whose answer is a function; its gold program is `metadata["program"]`."""
-    program = str(item.metadata.get("program", ""))
+def _derived_code(item: Item, program: str, rng: random.Random) -> Problem:
+    """A problem whose answer is a function."""
     start = max(program.find(":\n"), program.rfind('"""')) + 1
     fitting = [(old, new) for old, new in _MUTATIONS if old in program[start:]]
     old, new = rng.choice(fitting) if fitting else ("", "")

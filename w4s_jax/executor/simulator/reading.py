@@ -9,6 +9,7 @@ quotes must not look like an instruction; `replies.py` avoids these phrases.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
 import re
@@ -130,19 +131,19 @@ class QuestionIndex:
     """Finds known questions in a text: leftmost-longest matches, of which the last one counts.
 
     A question is looked up by its first characters at the starts of words only, then by
-    its full text, so a search costs some tens of microseconds however many are known.
+    its place in the sorted list of those that begin so. A search costs some tens of
+    microseconds however many are known, and however many of them share a passage.
     """
 
     _ANCHOR = 24
 
     def __init__(self) -> None:
-        self._anchors: dict[int, dict[str, dict[int, set[str]]]] = {}
+        self._anchors: dict[int, dict[str, _Namesakes]] = {}
 
     def add(self, question: str) -> None:
         """Adds a question whose white space is squeezed."""
         size = min(self._ANCHOR, len(question))
-        lengths = self._anchors.setdefault(size, {}).setdefault(question[:size], {})
-        lengths.setdefault(len(question), set()).add(question)
+        self._anchors.setdefault(size, {}).setdefault(question[:size], _Namesakes()).add(question)
 
     def find(self, text: str) -> tuple[str | None, str]:
         """Returns the last known question in a squeezed text, and the text without any of them."""
@@ -162,12 +163,53 @@ class QuestionIndex:
     def _at(self, text: str, position: int) -> str | None:
         best = None
         for size, anchors in self._anchors.items():
-            lengths = anchors.get(text[position : position + size])
-            for length in lengths or ():
-                candidate = text[position : position + length]
-                if (best is None or length > len(best)) and candidate in lengths[length]:  # type: ignore[index]
-                    best = candidate
+            namesakes = anchors.get(text[position : position + size])
+            match = namesakes.longest_at(text, position) if namesakes else None
+            if match and (best is None or len(match) > len(best)):
+                best = match
         return best
+
+
+class _Namesakes:
+    """Questions that begin with the same characters, sorted at the first look-up after one was added.
+
+    All questions that a text begins with are beginnings of one another, and of the last one
+    that does not sort behind the text. So that one is looked at, then the longest question
+    which it begins with itself, and so on: usually one or two of them.
+    """
+
+    def __init__(self) -> None:
+        self._questions: list[str] = []
+        self._beginnings: list[int] = []
+        """Place of the longest other question that each begins with; −1 where there is none."""
+        self._longest = 0
+        self._sorted = True
+
+    def add(self, question: str) -> None:
+        self._questions.append(question)
+        self._longest = max(self._longest, len(question))
+        self._sorted = False
+
+    def longest_at(self, text: str, position: int) -> str | None:
+        """The longest question that a text has at a position."""
+        if not self._sorted:
+            self._sort()
+        here = text[position : position + self._longest]
+        place = bisect.bisect_right(self._questions, here) - 1
+        while place >= 0 and not here.startswith(self._questions[place]):
+            place = self._beginnings[place]
+        return self._questions[place] if place >= 0 else None
+
+    def _sort(self) -> None:
+        self._questions = sorted(set(self._questions))
+        self._beginnings = []
+        open_ones: list[int] = []
+        for place, question in enumerate(self._questions):
+            while open_ones and not question.startswith(self._questions[open_ones[-1]]):
+                open_ones.pop()
+            self._beginnings.append(open_ones[-1] if open_ones else -1)
+            open_ones.append(place)
+        self._sorted = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@
 
 Unless the request asks for a marked or bare answer, the number stands in a sentence,
 and a form error lets another number follow it: extraction is the workflow's work.
+Letters, formulas and short texts have sentences and form errors of their own.
 Samples differ in their wording, so texts that nobody extracted do not match. The
 words here avoid the phrases that `reading.py` takes for instructions.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 
+from w4s_jax.executor.simulator.answers import AnswerForm
 from w4s_jax.executor.simulator.model import ErrorKind, Feature, SampleId, uniform
 from w4s_jax.executor.simulator.problems import Problem, first_error
 from w4s_jax.executor.simulator.reading import Features
@@ -29,6 +31,7 @@ _OPENINGS = (
     "Well, in short:",
 )
 _LINKS = ("So the total is", "This makes", "That comes to", "Hence it is", "In the end there are", "The result is")
+_TEXT_LINKS = ("So the answer is", "Hence the answer is", "This leads to", "That leaves", "What follows is")
 _ANSWER_KEY = re.compile(r"answer|result|value|number|output|final", re.IGNORECASE)
 _CODE_KEY = re.compile(r"code|program|function|python|solution", re.IGNORECASE)
 
@@ -76,18 +79,64 @@ def _pick(words: tuple[str, ...], problem: Problem, sample: SampleId) -> str:
 
 
 def _prose(problem: Problem, value: str, features: Features, misformed: bool, sample: SampleId) -> str:
+    if problem.form is not AnswerForm.NUMBER:
+        return _text_prose(problem, value, features, misformed, sample)
     said = f"{grouped(value)} {problem.noun}".strip()
     tail = _other_number(problem, value)
     if Feature.ANSWER_ONLY in features.present:
         return f"{said}, from {tail} numbers" if misformed else value
-    working = problem.working if features.present & {Feature.STEPS, Feature.PLAN, Feature.CRITIQUE} else ""
-    text = " ".join(part for part in (_pick(_OPENINGS, problem, sample), working) if part)
+    text = _opening(problem, features, sample)
     if features.boxed:
         return f"{text}\n\\boxed{{{said}, {tail} steps}}" if misformed else f"{text}\n\\boxed{{{value}}}"
     if Feature.ENDING in features.present:
         return f"{text}\nAnswer: {said} (after {tail} steps)" if misformed else f"{text}\nAnswer: {value}"
     text = f"{text} {_pick(_LINKS, problem, sample)} {said}."
     return f"{text} That took {tail} steps." if misformed else text
+
+
+def _opening(problem: Problem, features: Features, sample: SampleId) -> str:
+    """What comes before the answer, with the working where it is asked for."""
+    working = problem.working if features.present & {Feature.STEPS, Feature.PLAN, Feature.CRITIQUE} else ""
+    return " ".join(part for part in (_pick(_OPENINGS, problem, sample), working) if part)
+
+
+def _text_prose(problem: Problem, value: str, features: Features, misformed: bool, sample: SampleId) -> str:
+    """The answer as a letter, a formula or a short text; see `_prose`."""
+    misleading = _misleading(problem, value) if misformed else ""
+    if Feature.ANSWER_ONLY in features.present:
+        return misleading or value
+    text = _opening(problem, features, sample)
+    if features.boxed:
+        return f"{text}\n\\boxed{{{misleading or value}}}"
+    if Feature.ENDING in features.present:
+        return f"{text}\nAnswer: {misleading or _unlike_a_request(value)}"
+    if problem.form is AnswerForm.LETTER:
+        other = _other_letter(problem, value)
+        if misformed and other:
+            return f"{text} What fits most is ({value}), before ({other})."
+        return f"{text} {_pick(_TEXT_LINKS, problem, sample)} ({value})."
+    said = f"${value}$" if "\\" in value or "^" in value else _unlike_a_request(value)
+    text = f"{text} {_pick(_TEXT_LINKS, problem, sample)} {said}."
+    return f"{text} That took {_other_number(problem, value)} steps." if misformed else text
+
+
+def _unlike_a_request(value: str) -> str:
+    """A pair or an interval in dollar signs: behind "Answer:" a bracket would read as a request for a form."""
+    return f"${value}$" if value[0] in "<[{(" else value
+
+
+def _misleading(problem: Problem, value: str) -> str:
+    """A text that holds the answer, and behind it what a reader may take for one."""
+    if problem.form is not AnswerForm.LETTER:
+        return f"{_unlike_a_request(value)} (after {_other_number(problem, value)} steps)"
+    other = _other_letter(problem, value)
+    return f"rather {value} than {other}" if other else value
+
+
+def _other_letter(problem: Problem, value: str) -> str:
+    """Another wrong letter of the choice; empty where there is none."""
+    others = [letter for letter in problem.wrong.get(ErrorKind.SLIP, ()) if letter != value]
+    return others[int(problem.luck["shape"] * len(others))] if others else ""
 
 
 def grouped(value: str) -> str:
@@ -129,4 +178,6 @@ def _field(
     if Feature.CODE in features.present and not any(_CODE_KEY.search(k) for k in features.keys):
         return _program(problem, struck)
     value = _value(problem, struck, sample)
+    if problem.form is not AnswerForm.NUMBER:
+        return _misleading(problem, value) if misformed else value
     return f"{grouped(value)} {problem.noun}, from {_other_number(problem, value)} numbers" if misformed else value

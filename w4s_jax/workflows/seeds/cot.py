@@ -1,3 +1,4 @@
+# 1 call a question.
 def solver(agent, task):
     messages = [{"role": "user", "content": task}]
     replies = agent.call_json_format_llm(

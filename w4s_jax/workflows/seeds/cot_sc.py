@@ -1,3 +1,4 @@
+# 1 call of 5 samples a question.
 def solver(agent, task):
     messages = [{"role": "user", "content": task}]
     replies = agent.call_json_format_llm(
@@ -9,4 +10,5 @@ def solver(agent, task):
         instructions="Think step by step. The answer is one number without units.",
     )
     answers = [agent.extract_answer_str(str(reply["answer"])) for reply in replies]
-    return {"answer": max(answers, key=answers.count)}
+    numbers = [answer for answer in answers if any(c.isdigit() for c in answer)] or answers
+    return {"answer": max(numbers, key=numbers.count)}

@@ -1,3 +1,4 @@
+# 1 call a question.
 def solver(agent, task, entry_point):
     instructions = (
         f"Write the whole function {entry_point}, with its imports and helpers. "

@@ -1,3 +1,4 @@
+# 1 to 4 calls a question: a draft, then a repair for each failure of a public test, 3 at most.
 def solver(agent, task, entry_point):
     instructions = (
         f"Write the whole function {entry_point}, with its imports and helpers. "

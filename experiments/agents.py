@@ -1,0 +1,63 @@
+"""A meta-agent that is only sampled from: a model behind an API, or one on this machine's devices.
+
+--meta_agent → **open_meta_agent** → types.Policy
+
+Whoever has a key and no accelerator needs no JAX: what imports it is imported where a local
+model is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+
+from absl import flags
+
+from experiments.world import World, metered
+from w4s_jax.executor.client import OpenAIBackend
+from w4s_jax.executor.meta_agent import ApiPolicy
+from w4s_jax.types import InputError, Policy
+
+FLAGS = flags.FLAGS
+
+API = "api:"
+
+
+@contextlib.asynccontextmanager
+async def open_meta_agent(world: World) -> AsyncIterator[Policy]:
+    """The meta-agent of `--meta_agent`, closed with the context.
+
+    Raises:
+        InputError: a missing key or price, no cap in USD, or a model that cannot be read.
+        CheckpointError: a run directory holds no readable checkpoint.
+    """
+    if FLAGS.meta_agent.startswith(API):
+        async with metered(_backend(FLAGS.meta_agent.removeprefix(API)), world.calls, world.budget) as executor:
+            yield ApiPolicy(executor)
+        return
+    from experiments.local_agent import open_local_agent
+
+    policy = open_local_agent()
+    try:
+        yield policy
+    finally:
+        policy.close()
+
+
+def _backend(model: str) -> OpenAIBackend:
+    """The door to an API meta-agent, with an address and a key of its own.
+
+    The executor's key goes to the executor's address alone, so another address needs META_AGENT_API_KEY.
+    """
+    base_url = FLAGS.meta_agent_base_url or os.environ.get("META_AGENT_BASE_URL") or None
+    elsewhere = base_url not in (None, FLAGS.executor_base_url, os.environ.get("OPENAI_BASE_URL"))
+    try:
+        return OpenAIBackend(
+            model,
+            base_url=base_url,
+            key_variables=("META_AGENT_API_KEY",) if elsewhere else ("META_AGENT_API_KEY", "OPENAI_API_KEY"),
+            timeout_seconds=FLAGS.call_timeout,
+        )
+    except InputError as error:
+        raise InputError(f"--meta_agent={FLAGS.meta_agent}: {error}") from None

@@ -1,0 +1,308 @@
+"""Designs a workflow for your task: `python -m experiments.optimize --task=jsonl:FILE --meta_agent=api:MODEL`.
+
+task, meta-agent → seeds → **strategy's turns** → best workflow by validation → (closing test evaluation) → files
+
+Nothing is trained. The meta-agent is a checkpoint of this project, a Hugging Face folder or id, or any
+model behind an OpenAI-compatible server; then no JAX is needed. A search ends after its turns, at a target, on
+a plateau or at a cap; the same command goes on, with more turns if they are given. Its turns are trajectories:
+`experiments.rlao --trajectories=RUN_DIR` trains a meta-agent on them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments import app, closing, dry_run
+from experiments import flags as shared
+from experiments.agents import API, open_meta_agent
+from experiments.progress import Progress
+from experiments.run_dir import RunDirectory, serialized_flags, versions, write_out
+from experiments.searching import make_collector, make_template, open_problems, suit_meta_agent
+from experiments.summary import SIMULATED_EXECUTOR, paths_shown, spent_json, spent_shown
+from experiments.workflow_files import Chosen, file_stem, spoken, spoken_test, write_workflows
+from experiments.world import World, load_tasks, open_world, recorded, told
+from w4s_jax.mdp import all_tried, best_tried
+from w4s_jax.reports.html import write_report
+from w4s_jax.rollout.collect import Problem
+from w4s_jax.rollout.plan import PlannedTrajectory
+from w4s_jax.rollout.store import TrajectoryStore
+from w4s_jax.search.base import Found, Stop, StopRules, Strategy
+from w4s_jax.search.w4s import W4SStrategy
+from w4s_jax.tasks.registry import expand_tasks
+from w4s_jax.types import BudgetExceededError, Evaluated, InputError, Policy, Turn
+
+FLAGS = flags.FLAGS
+
+shared.define_run(run_dir="runs/optimize")
+shared.define_splits()
+shared.define_seed_workflows()
+shared.define_meta_agent()
+shared.define_search(num_turns=StopRules().num_turns)
+shared.define_device()
+shared.define_executor()
+shared.define_sandbox()
+flags.DEFINE_list("task", [], "Tasks by name, jsonl:PATH or python:FILE.py:CLASS; one search each; see docs/tasks.md.")
+flags.DEFINE_enum("strategy", W4SStrategy.name, [W4SStrategy.name], "How to search.")
+flags.DEFINE_integer("patience", 0, "Stop after so many turns without a better workflow (0: never).", lower_bound=0)
+flags.DEFINE_float("target", None, "Stop at this validation accuracy.", lower_bound=0.0, upper_bound=1.0)
+flags.DEFINE_boolean("test", False, "Evaluate the best seed and the best workflow on the test split at the end.")
+
+MAY_CHANGE = shared.MAY_CHANGE_ON_RESUME | {"num_turns", "patience", "target", "test"}
+"""Flags that another process of the same search may be given: they decide when it ends, not what it does."""
+
+_KEPT = 3
+"""Workflows of a task that are written into files."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Searched:
+    """A task with what its search found, as far as it came."""
+
+    problem: Problem
+    found: Found
+
+    @property
+    def task(self) -> str:
+        """Its name."""
+        return self.problem.task.name
+
+    @property
+    def best_seed(self) -> Evaluated:
+        """What the search had to beat."""
+        return best_tried(self.found.start, ())
+
+    @property
+    def good(self) -> list[Evaluated]:
+        """The best workflows by validation, different ones, the best first."""
+        different: dict[str, Evaluated] = {}
+        for tried in all_tried(self.found.start, self.found.turns):
+            different.setdefault(tried.workflow.digest, tried)
+        return list(different.values())[:_KEPT]
+
+
+# --- the search ---------------------------------------------------------------
+
+
+def stop_rules() -> StopRules:
+    """When the flags let a search end.
+
+    Raises:
+        InputError: they never do, or at once.
+    """
+    return StopRules(num_turns=FLAGS.num_turns, patience=FLAGS.patience, target=FLAGS.target)
+
+
+def make_strategy(world: World, policy: Policy) -> Strategy:
+    """The strategy of `--strategy`."""
+    return W4SStrategy(make_collector(policy, make_template(), world, FLAGS.num_turns))
+
+
+async def search_all(
+    strategy: Strategy, problems: Mapping[str, Problem], store: TrajectoryStore
+) -> tuple[list[Searched], BudgetExceededError | None]:
+    """One search a task, one after another; a spent budget ends all of them, and what was found so far is returned.
+
+    Raises:
+        InputError, ExecutorError, SandboxError, StoreError: as `Strategy.search`.
+    """
+    rules, searched = stop_rules(), []
+    exceeded: BudgetExceededError | None = None
+    for index, (name, problem) in enumerate(problems.items()):
+        planned = PlannedTrajectory(seed=FLAGS.seed, round=0, index=index, task=name)
+        with Progress(f"search on {name} (turns)", rules.num_turns) as progress:
+            progress.advance(len(store.finished_turns(0, index)), best=f"{problem.start.best_accuracy:.3f}")
+
+            def on_turn(
+                turn: Turn, progress: Progress = progress, problem: Problem = problem, index: int = index
+            ) -> None:
+                best = best_tried(problem.start, store.finished_turns(0, index))
+                progress.advance(best=f"{best.feedback.accuracy:.3f}")
+
+            try:
+                if exceeded is None:
+                    found = await strategy.search(problem, planned, store, rules, on_turn)
+                else:
+                    found = Found(problem.start, store.finished_turns(0, index), Stop.BUDGET)
+            except BudgetExceededError as error:
+                exceeded = error
+                found = Found(problem.start, store.finished_turns(0, index), Stop.BUDGET)
+        searched.append(Searched(problem=problem, found=found))
+    return searched, exceeded
+
+
+async def test_all(world: World, searched: Sequence[Searched]) -> list[closing.Result]:
+    """Opens the test split of every task for its best seed and its best workflow.
+
+    Raises:
+        BudgetExceededError, ExecutorError, SandboxError: as `Evaluator.evaluate`.
+    """
+    finalists = [
+        closing.Finalist(label=label, task=one.task, chosen=chosen)
+        for one in searched
+        for label, chosen in (("seeds", one.best_seed), ("search", one.found.best))
+    ]
+    return await closing.closing_evaluation(world, finalists)
+
+
+# --- what is said of it -------------------------------------------------------
+
+
+def summary_json(
+    searched: Sequence[Searched], results: Sequence[closing.Result], world: World, run: RunDirectory
+) -> dict[str, Any]:
+    """The keys of `summary.json`: `searches` by task, `seeds` and `search` where the test split was opened, costs."""
+    labels = dict.fromkeys(result.finalist.label for result in results)
+    found: dict[str, Any] = {label: closing.as_json(closing.labelled(results, label)) for label in labels}
+    gain = closing.paired_gain(closing.labelled(results, "seeds"), closing.labelled(results, "search"))
+    if gain is not None and gain.n > 1:
+        found["gains"] = {"seeds_to_search": {"difference": gain.value, "n": gain.n, "ci95": [gain.low, gain.high]}}
+    return found | {
+        "strategy": FLAGS.strategy,
+        "meta_agent": FLAGS.meta_agent,
+        "executor_model": world.executor.model,
+        "searches": {one.task: search_json(one, run) for one in searched},
+        **spent_json(world.calls.summary()),
+        "seconds": world.calls.spent.seconds,
+        "simulated": world.executor.simulated,
+        "best_workflow": str(run.workflows / "best.py"),
+        "report": str(run.report),
+    }
+
+
+def search_json(one: Searched, run: RunDirectory) -> dict[str, Any]:
+    """One search: how far it came, and the best seed and workflow by validation."""
+
+    def told_of(evaluated: Evaluated) -> dict[str, Any]:
+        feedback = evaluated.feedback
+        return {
+            "workflow": evaluated.workflow.name,
+            "validation_accuracy": feedback.accuracy,
+            "validation_n": feedback.n,
+            "usd_per_item": feedback.usd_per_item,
+        }
+
+    return {
+        "metric": one.problem.task.metric,
+        "turns": len(one.found.turns),
+        "stopped_by": str(one.found.stopped_by),
+        "seed": told_of(one.best_seed),
+        "best": told_of(one.found.best),
+        "by_turn": [
+            best_tried(one.found.start, one.found.turns[:n]).feedback.accuracy for n in range(len(one.found.turns) + 1)
+        ],
+        "file": str(run.workflows / f"{file_stem(one.task)}.py"),
+    }
+
+
+def printed(searched: Sequence[Searched], results: Sequence[closing.Result], summary: Mapping[str, Any]) -> str:
+    """The summary as people read it."""
+    lines = [""]
+    for one in searched:
+        turns = len(one.found.turns)
+        lines.append(f"{one.task}: {turns} turn{'s' if turns != 1 else ''}, stopped by {one.found.stopped_by}")
+        lines.append(f"  {'best seed, validation':<30} {one.best_seed.workflow.name}: {spoken(one.best_seed)}")
+        lines.append(f"  {'best workflow, validation':<30} {one.found.best.workflow.name}: {spoken(one.found.best)}")
+        for result in results:
+            if result.finalist.task == one.task:
+                title = {"seeds": "best seed, test", "search": "best workflow, test"}[result.finalist.label]
+                lines.append(f"  {title:<30} {spoken_test(one.problem.task.metric, result.evaluation)}")
+        if not results:
+            lines.append("  (the best of many on validation is optimistic; --test measures it on the test split)")
+    lines.append(spent_shown(summary))
+    lines += paths_shown(summary, {"best workflow": "best_workflow", "report": "report"})
+    if summary["simulated"]:
+        lines += ["", SIMULATED_EXECUTOR]
+    return "\n".join(lines)
+
+
+# --- the command --------------------------------------------------------------
+
+
+async def optimize(run: RunDirectory, names: Sequence[str]) -> None:
+    """The whole search, or what is missing of it; everything found is written, at a cap too.
+
+    Raises:
+        BudgetExceededError: a cap left no room; what was found so far is written, and the same command goes on.
+    """
+    tasks = load_tasks(names)
+    outcomes = Path(FLAGS.outcomes) if FLAGS.outcomes else run.outcomes
+    async with contextlib.AsyncExitStack() as stack:
+        world = await stack.enter_async_context(open_world(tasks, run.calls, outcomes))
+        policy = await stack.enter_async_context(open_meta_agent(world))
+        store = stack.enter_context(TrajectoryStore(run.trajectories))
+        run.write_json(run.versions, described(world))
+        print(opening_lines(world, run, len(store)), file=sys.stderr)
+        problems = await open_problems(world, names)
+        searched, exceeded = await search_all(make_strategy(world, policy), problems, store)
+        results = await test_all(world, searched) if FLAGS.test and exceeded is None else []
+        tests = {(r.finalist.task, r.finalist.label): r.evaluation for r in results}
+        chosen = [
+            Chosen(task=one.task, evaluated=good, test=tests.get((one.task, "search")) if number == 0 else None)
+            for one in searched
+            for number, good in enumerate(one.good)
+        ]
+        write_workflows(run, chosen, world.executor.model, world.executor.simulated)
+        summary = summary_json(searched, results, world, run)
+    run.write_json(run.summary, summary)
+    write_out(summary, run)
+    write_report(run.root)
+    print(printed(searched, results, summary))
+    if exceeded is not None:
+        raise exceeded
+
+
+def described(world: World) -> dict[str, Any]:
+    """What `versions.json` says."""
+    return (
+        versions()
+        | recorded(world.tasks)
+        | {
+            "meta_agent": {"name": FLAGS.meta_agent},
+            "executor": world.executor.model,
+            "sandbox": world.sandbox.name,
+        }
+    )
+
+
+def opening_lines(world: World, run: RunDirectory, stored: int) -> str:
+    """What the search is, before it starts."""
+    resumed = f"resuming, {stored} turns stored\n" if stored else ""
+    lines = [told(task) for name, task in world.tasks.items() if not name.startswith("toy")]
+    return (
+        f"{resumed}run {run.root}: strategy {FLAGS.strategy}, meta-agent {FLAGS.meta_agent}, "
+        f"executor {world.executor.model}, sandbox {world.sandbox.name}\n"
+        + "\n".join([f"search on {', '.join(world.tasks)}", *lines])
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Checks the flags, claims the run directory and searches."""
+    del argv
+    if not FLAGS.run_dir:
+        raise InputError("--run_dir is empty; give the folder the search is written to, e.g. --run_dir=runs/mine")
+    if not FLAGS.task:
+        raise InputError("--task is empty; name one, e.g. --task=toy_units or --task=jsonl:FILE, see docs/tasks.md")
+    names = expand_tasks(",".join(FLAGS.task))
+    stop_rules()
+    suit_meta_agent()
+    run = RunDirectory(Path(FLAGS.run_dir))
+    if FLAGS.dry_run:
+        searches = len(names) * FLAGS.num_turns * FLAGS.num_candidates * (1 + FLAGS.max_repairs)
+        writes = {FLAGS.meta_agent.removeprefix(API): searches} if FLAGS.meta_agent.startswith(API) else {}
+        case = dry_run.worst_case(dry_run.runs_of_optimize(load_tasks(names)), writes)
+        write_out(case, run)
+        print(dry_run.spelled(case))
+        return
+    with run.opened(serialized_flags([shared.__name__, __name__]), MAY_CHANGE):
+        app.run_async(optimize(run, names))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,87 @@
+"""The workflow files that a run leaves: plain Python under a header that says what it is.
+
+what was chosen → **workflows/*.py** → user, `w4s_jax.load_workflow`
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.run_dir import RunDirectory
+from w4s_jax.reports.intervals import share
+from w4s_jax.types import Evaluated, Evaluation
+
+WHOLE = ("accuracy", "pass@1")
+"""Metrics under which an item is right or wrong."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """A workflow that was chosen for a task."""
+
+    task: str
+    evaluated: Evaluated
+    test: Evaluation | None = None
+    """Of the closing evaluation; None where none was asked for."""
+
+
+def write_workflows(run: RunDirectory, chosen: Sequence[Chosen], executor_model: str, simulated: bool) -> Path:
+    """Writes one file for each, named by its task, and `best.py`: that with the best validation accuracy.
+
+    Of one task, the first is named by the task alone, the others by their number.
+
+    Returns:
+        The path of `best.py`.
+
+    Raises:
+        StoreError: a file cannot be written.
+    """
+    seen: dict[str, int] = {}
+    for one in chosen:
+        seen[one.task] = seen.get(one.task, 0) + 1
+        number = f"_{seen[one.task]}" if seen[one.task] > 1 else ""
+        path = run.workflows / f"{file_stem(one.task)}{number}.py"
+        run.write(path, workflow_file(one, executor_model, simulated))
+    best = max(chosen, key=lambda one: one.evaluated.feedback.accuracy)
+    run.write(run.workflows / "best.py", workflow_file(best, executor_model, simulated))
+    return run.workflows / "best.py"
+
+
+def file_stem(task: str) -> str:
+    """A task's name as the name of a file."""
+    return re.sub(r"\W", "_", task)
+
+
+def workflow_file(chosen: Chosen, executor_model: str, simulated: bool) -> str:
+    """The code under a header that says what it reached, with whom, and what running it means."""
+    feedback, test = chosen.evaluated.feedback, chosen.test
+    cost = "simulated USD" if simulated else "USD"
+    usd = feedback.usd_per_item if test is None else test.usd_per_item
+    lines = [
+        f"Workflow {chosen.evaluated.workflow.name} for the task {chosen.task}.",
+        "Not evaluated on the test split." if test is None else f"Test {spoken_test(feedback.metric, test)}.",
+        f"Validation {spoken(chosen.evaluated)}; chosen as the best of many, so this one is optimistic.",
+        f"Executor: {executor_model}{' (a simulation; says nothing about real models)' if simulated else ''}.",
+        f"Cost: {usd:.6f} {cost} a question, our estimate from list prices.",
+        "Written by a language model: outside a sandbox, it can do whatever your account can do.",
+        "To run it in one, with any OpenAI-compatible client: w4s_jax.load_workflow(path, client=…, model=…).",
+    ]
+    header = "\n".join(f"# {line}" for line in lines)
+    return f"{header}\n\n{chosen.evaluated.workflow.code.strip()}\n"
+
+
+def spoken(evaluated: Evaluated) -> str:
+    """A validation result: `accuracy 0.450 [0.258, 0.658] n=20`; without interval where items may be partly right."""
+    feedback = evaluated.feedback
+    if feedback.metric in WHOLE:
+        return f"accuracy {share(round(feedback.accuracy * feedback.n), feedback.n)}"
+    return f"mean {feedback.metric} {feedback.accuracy:.3f} n={feedback.n}"
+
+
+def spoken_test(metric: str, test: Evaluation) -> str:
+    """A test result: `accuracy 0.450 [0.258, 0.658] n=20 (95 % interval)`, and the mean metric where it is another."""
+    right = f"accuracy {share(test.num_right, test.n)} (95 % interval)"
+    return right if metric in WHOLE else f"mean {metric} {test.score:.3f}, {right}"

@@ -1,0 +1,208 @@
+"""`experiments.optimize` as a command: searches, stops, goes on, and leaves what a user takes away."""
+
+import asyncio
+import json
+import subprocess
+import sys
+
+import pytest
+from fakes import FakeServer, completion, refusal
+from rlao_runs import one_line, records
+
+from benchmarks.kill_and_resume import ROOT, Command
+from w4s_jax.executor.ledger import CallStore
+from w4s_jax.workflows import load_seed, load_workflow_file
+
+SMALL = ("--task=toy_units", "--validation_size=10", "--test_size=10", "--num_candidates=2", "--sandbox_packages=")
+PRICE = '--executor_prices={"writer": {"input": 1, "output": 2}}'
+WITHOUT_JAX = """
+import runpy, sys
+for name in ("jax", "jaxlib", "flax", "optax", "orbax", "transformers", "tokenizers", "safetensors", "tensorboardX"):
+    sys.modules[name] = None
+sys.argv = ["experiments.optimize", *sys.argv[1:]]
+runpy.run_module("experiments.optimize", run_name="__main__")
+"""
+
+
+@pytest.fixture
+def optimize(tmp_path):
+    """Runs the command; returns what ended and its summary, if it wrote one."""
+    command = Command(tmp_path / "no_agent", tmp_path / "compiled")
+
+    def run(*flags, run_dir="run", without_jax=False):
+        start = ("-c", WITHOUT_JAX) if without_jax else ("-m", "experiments.optimize")
+        done = command.python_to_end(*start, f"--run_dir={tmp_path / run_dir}", *SMALL, *flags)
+        path = tmp_path / run_dir / "summary.json"
+        return done, json.loads(path.read_text()) if path.exists() else None
+
+    return run
+
+
+def action(code):
+    return f"It should think and vote.\n```python\n{code.strip()}\n```"
+
+
+VOTE = load_seed("toy_vote").code.replace("num_of_response=5", "num_of_response=7")
+BROKEN = "def solver(agent, task):\n    return {'answer': undefined}"
+
+
+def writer(body, headers, attempt):
+    """A meta-agent: the second draw of every turn breaks, and so do its repairs; the others vote."""
+    sample = int(headers["X-W4S-Sample"].split(".")[1])
+    told = body["messages"][-1]["content"]
+    return completion(action(BROKEN if sample % 2 or "failed on a first question" in told else VOTE), prompt=900)
+
+
+# --- the packaged agent -------------------------------------------------------
+
+
+def test_the_default_finds_a_workflow_and_goes_on_where_it_ended(optimize, tmp_path):
+    done, first = optimize("--num_turns=2")
+    assert done.returncode == 0, done.stderr
+    search = first["searches"]["toy_units"]
+    assert (search["turns"], search["stopped_by"]) == (2, "turns")
+    assert search["best"]["validation_accuracy"] >= search["seed"]["validation_accuracy"]
+    assert search["by_turn"] == sorted(search["by_turn"])
+    assert first["simulated"]
+    assert "search" not in first  # the test split was not asked for, and not opened
+    turns = records(tmp_path / "run" / "trajectories.jsonl")
+
+    done, second = optimize("--num_turns=3", "--test")
+    assert done.returncode == 0, done.stderr
+    assert "resuming, 2 turns stored" in done.stderr
+    assert records(tmp_path / "run" / "trajectories.jsonl")[:2] == turns
+    assert second["searches"]["toy_units"]["by_turn"][:3] == search["by_turn"]
+    assert (second["search"]["n"], second["seeds"]["n"]) == (10, 10)
+    assert second["usd_by"]["test"] > 0 == first["usd_by"]["test"]
+
+    best = tmp_path / "run" / "workflows" / "best.py"
+    assert second["best_workflow"] == str(best)
+    assert load_workflow_file(best).code == load_workflow_file(tmp_path / "run" / "workflows" / "toy_units.py").code
+    checked = subprocess.run(
+        [sys.executable, "-m", "experiments.evaluate", "--task=toy_units", f"--workflow={best}", "--validation_size=10",
+         f"--run_dir={tmp_path / 'check'}", f"--json_out={tmp_path / 'check.json'}", "--sandbox_packages="],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stderr
+    found = json.loads((tmp_path / "check.json").read_text())
+    assert found["accuracy"] == second["searches"]["toy_units"]["best"]["validation_accuracy"]
+
+    done, _ = optimize("--num_turns=3", "--num_candidates=3")
+    assert "--num_candidates=2 became --num_candidates=3" in one_line(done, 2)
+
+
+def test_a_target_that_a_seed_meets_ends_the_search_before_its_first_turn(optimize):
+    done, summary = optimize("--target=0.1")
+    assert done.returncode == 0, done.stderr
+    search = summary["searches"]["toy_units"]
+    assert (search["turns"], search["stopped_by"]) == (0, "target")
+    assert search["best"] == search["seed"]
+
+
+# --- a model behind an API ----------------------------------------------------
+
+
+async def test_a_model_behind_an_api_needs_no_jax_and_its_turns_train_one(optimize, tmp_path):
+    async with FakeServer(writer) as server:
+        flags = ("--meta_agent=api:writer", f"--meta_agent_base_url={server.base_url}", "--budget_usd=1", PRICE)
+        done, summary = await asyncio.to_thread(optimize, *flags, "--num_turns=3", "--patience=2", without_jax=True)
+    assert done.returncode == 0, done.stderr
+    search = summary["searches"]["toy_units"]
+    # Both survivors of both turns are one workflow: a better one can come in the first turn alone.
+    assert (search["turns"], search["stopped_by"]) in {(3, "plateau"), (2, "plateau"), (3, "turns")}
+    asked = len(server.requests)
+    assert summary["usd_by"]["meta_agent"] == pytest.approx(asked * (900 + 2 * 20) * 1e-6)
+    assert f"and {summary['usd_by']['meta_agent']:.4f} USD by the meta-agent" in done.stdout
+    opening = server.requests[0][0]["messages"][0]["content"]
+    assert "toy_vote" in opening
+    assert "def solver(agent, task)" in opening
+    assert server.requests[0][1]["Authorization"] == "Bearer none"  # nobody's key goes to another address
+    candidates = [c for turn in records(tmp_path / "run" / "trajectories.jsonl") for c in turn["candidates"]]
+    assert {c["status"] for c in candidates} <= {"ok", "skipped"}
+    assert all(c["ids"] == [] for c in candidates)
+    good = next(c for c in candidates if c["status"] == "ok")
+    assert good["workflow"].strip() == VOTE.strip()
+
+    trained = Command(tmp_path / "no_agent", tmp_path / "compiled").python_to_end(
+        *("-m", "experiments.rlao", "--meta_agent=tiny", f"--trajectories={tmp_path / 'run'}", "--row_length=8192"),
+        *(f"--run_dir={tmp_path / 'trained'}", *SMALL, "--num_turns=1", "--noevaluate_before", "--remat=none"),
+    )
+    assert trained.returncode == 0, trained.stderr
+    updates = [r for r in records(tmp_path / "trained" / "metrics.jsonl") if r["kind"] == "update"]
+    assert sum(u["actions"] for u in updates) == sum(c["status"] == "ok" for c in candidates)
+
+
+async def test_a_cap_ends_the_search_with_what_it_has_and_a_higher_one_goes_on(optimize, tmp_path):
+    async with FakeServer(writer) as server:
+        flags = ("--meta_agent=api:writer", f"--meta_agent_base_url={server.base_url}", PRICE, "--max_new_tokens=100")
+        done, summary = await asyncio.to_thread(optimize, *flags, "--budget_usd=0.03", "--num_turns=4")
+        assert done.returncode == 3, done.stderr
+        assert "--budget_usd=0.03 leaves no room" in done.stderr
+        search = summary["searches"]["toy_units"]
+        assert search["stopped_by"] == "budget"
+        assert search["turns"] < 4
+        assert summary["usd"] <= 0.03
+        assert (tmp_path / "run" / "workflows" / "best.py").exists()
+        done, summary = await asyncio.to_thread(optimize, *flags, "--budget_usd=1", "--num_turns=4")
+    assert done.returncode == 0, done.stderr
+    assert summary["searches"]["toy_units"]["turns"] == 4
+    bodies = [(json.dumps(body, sort_keys=True), headers["X-W4S-Sample"]) for body, headers in server.requests]
+    assert len(bodies) == len(set(bodies))  # no draw was bought twice
+    store = CallStore(tmp_path / "run" / "calls.sqlite")
+    assert store.spent.usd == pytest.approx(summary["usd"])
+    await store.close()
+
+
+async def test_a_meta_agent_that_refuses_its_prompt_is_one_line(optimize):
+    def refuse(body, headers, attempt):
+        return refusal("maximum context length is 4096 tokens", code="context_length_exceeded")
+
+    async with FakeServer(refuse) as server:
+        flags = ("--meta_agent=api:writer", f"--meta_agent_base_url={server.base_url}", "--budget_usd=1", PRICE)
+        done, _ = await asyncio.to_thread(optimize, *flags)
+    assert "api:writer refuses the meta-agent's prompt" in one_line(done, 2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--task=",), "--task is empty"),
+        (("--meta_agent=api:writer",), "META_AGENT_API_KEY or OPENAI_API_KEY is not set"),
+        (
+            ("--meta_agent=api:writer", "--meta_agent_base_url=https://example.org/v1"),
+            "META_AGENT_API_KEY is not set and https://example.org/v1 needs a key",
+        ),
+        (
+            ("--meta_agent=api:writer", "--meta_agent_base_url=http://127.0.0.1:9/v1", PRICE),
+            "give --budget_usd=<USD>",
+        ),
+        (("--target=0",), "target=0.0 is not allowed"),
+        (("--seed_workflows=cot,nothing",), "seed workflow 'nothing' is unknown"),
+        (("--data_revision==v1",), "--data_revision has '=v1'"),
+    ],
+)
+def test_what_cannot_be_is_one_line(optimize, flags, message):
+    done, summary = optimize(*flags)
+    assert message in one_line(done, 2)
+    assert summary is None
+
+
+def test_a_dry_run_counts_the_calls_of_the_meta_agent(optimize, tmp_path):
+    done, summary = optimize(
+        *("--dry_run", "--meta_agent=api:writer", PRICE, "--num_turns=2", f"--json_out={tmp_path / 'case.json'}")
+    )
+    assert done.returncode == 0, done.stderr
+    assert summary is None
+    case = json.loads((tmp_path / "case.json").read_text())
+    # 2 turns of 2 candidates, each with 3 repairs; 3 seeds on 10 items; the candidates on 10 items and 3 repairs.
+    assert [part["calls"] for part in case["meta_agent"]] == [2 * 2 * 4]
+    assert case["item_runs"] == {"seed workflows": 30, "search": 2 * 2 * 13}
+    assert "meta-agent writer" in done.stdout
+
+
+def test_a_search_starts_from_the_seeds_that_are_named(optimize, tmp_path):
+    own = tmp_path / "mine.py"
+    own.write_text(VOTE)
+    done, summary = optimize(f"--seed_workflows=toy_direct,{own}", "--num_turns=1")
+    assert done.returncode == 0, done.stderr
+    assert summary["searches"]["toy_units"]["seed"]["workflow"] in {"toy_direct", "mine"}

@@ -1,0 +1,190 @@
+"""The scorers that go by name: `--scorer=exact|numeric|choice|f1|math|code|python:FILE.py:FUNCTION`.
+
+name → **make_scorer** → Scorer(grader, what a target has to be, what the meta-agent is told)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from w4s_jax.tasks.base import Grader
+from w4s_jax.tasks.scoring import latex
+from w4s_jax.tasks.scoring.choice import ChoiceGrader
+from w4s_jax.tasks.scoring.code import TestsGrader
+from w4s_jax.tasks.scoring.numbers import parse_number
+from w4s_jax.tasks.scoring.numeric import NumericGrader
+from w4s_jax.tasks.scoring.text import ExactGrader, F1Grader
+from w4s_jax.tasks.scoring.user import FunctionGrader
+from w4s_jax.tasks.source import Row
+from w4s_jax.types import InputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """How answers are graded, and what goes with it."""
+
+    name: str
+    grader: Grader
+    rule: str
+    """In one line."""
+    form: str
+    """A sentence on the form of an answer, for the meta-agent."""
+    read: Callable[[Row, str], Any]
+    """Reads the target out of a field; raises InputError for one that it cannot be."""
+    family: str = "qa"
+    """Of the seed workflows."""
+    metric: str = "accuracy"
+    packages: tuple[str, ...] = ()
+    """Distributions that the grader's programs import in the sandbox."""
+
+
+def make_scorer(spec: str) -> Scorer:
+    """Returns a scorer by its name.
+
+    Raises:
+        InputError: there is no such scorer, or no such function.
+    """
+    if spec.startswith("python:"):
+        return _user_scorer(spec)
+    if spec not in _MAKERS:
+        near = difflib.get_close_matches(spec, SCORERS, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"scorer={spec!r} is unknown{hint}; known are {', '.join(SCORERS)}, python:FILE.py:FUNCTION")
+    return _MAKERS[spec]()
+
+
+def _exact() -> Scorer:
+    return Scorer(
+        name="exact",
+        grader=ExactGrader(),
+        rule=ExactGrader.rule,
+        form="The answer is a short text, compared with the gold answer.",
+        read=_text_or_number,
+    )
+
+
+def _numeric() -> Scorer:
+    grader = NumericGrader(tolerance=1e-6)
+    return Scorer(
+        name="numeric", grader=grader, rule=grader.rule, form="The answer is one number.", read=_number, family="math"
+    )
+
+
+def _choice() -> Scorer:
+    grader = ChoiceGrader()
+    return Scorer(
+        name="choice", grader=grader, rule=grader.rule, form="The answer is the letter of one choice.", read=_letter
+    )
+
+
+def _f1() -> Scorer:
+    grader = F1Grader()
+    return Scorer(
+        name="f1",
+        grader=grader,
+        rule=grader.rule,
+        form="The answer is as short as possible; it is graded by the words it shares with the gold answer.",
+        read=_text_or_texts,
+        metric="f1",
+    )
+
+
+def _math() -> Scorer:
+    grader = latex.LatexGrader()
+    return Scorer(
+        name="math",
+        grader=grader,
+        rule=grader.rule,
+        form="The answer is a mathematical expression in LaTeX, compared by its value.",
+        read=_text,
+        packages=latex.PACKAGES,
+    )
+
+
+def _code() -> Scorer:
+    grader = TestsGrader()
+    return Scorer(
+        name="code",
+        grader=grader,
+        rule=grader.rule,
+        form="The answer is the source code of the whole function, with its imports; hidden tests run it.",
+        read=_tests,
+        family="code",
+        metric="pass@1",
+    )
+
+
+def _user_scorer(spec: str) -> Scorer:
+    grader = FunctionGrader.load(spec.removeprefix("python:"))
+    return Scorer(
+        name="python",
+        grader=grader,
+        rule=grader.rule,
+        form="The answer is graded by a function.",
+        read=Row.get,
+        metric="score",
+    )
+
+
+_MAKERS: dict[str, Callable[[], Scorer]] = {
+    "exact": _exact,
+    "numeric": _numeric,
+    "choice": _choice,
+    "f1": _f1,
+    "math": _math,
+    "code": _code,
+}
+SCORERS = tuple(_MAKERS)
+"""Names of all but users' own."""
+
+
+# --- what a target has to be --------------------------------------------------
+
+
+def _text_or_number(row: Row, field: str) -> str | int | float:
+    target = row.get(field)
+    if isinstance(target, bool) or not isinstance(target, str | int | float) or not str(target).strip():
+        raise row.error(f"field {field!r} is {target!r}; it must be a text or a number")
+    return target
+
+
+def _text(row: Row, field: str) -> str:
+    return str(_text_or_number(row, field))
+
+
+def _number(row: Row, field: str) -> float:
+    target = _text_or_number(row, field)
+    number = parse_number(target)
+    if number is None:
+        raise row.error(f"field {field!r} is {target!r}; scorer=numeric needs a number")
+    return number
+
+
+def _letter(row: Row, field: str) -> str:
+    target = str(_text_or_number(row, field)).strip(" ().").upper()
+    options = row.values.get("options")
+    most = len(options) if isinstance(options, list) and options else 10
+    if len(target) != 1 or not 0 <= ord(target) - ord("A") < most:
+        last = chr(ord("A") + most - 1)
+        raise row.error(f"field {field!r} is {row.get(field)!r}; scorer=choice needs a letter from A to {last}")
+    return target
+
+
+def _text_or_texts(row: Row, field: str) -> Any:
+    target = row.get(field)
+    if isinstance(target, list):
+        if not target or not all(isinstance(text, str) and text.strip() for text in target):
+            raise row.error(f"field {field!r} is {target!r}; it must be a list of texts, each accepted")
+        return target
+    return str(_text_or_number(row, field))
+
+
+def _tests(row: Row, field: str) -> dict[str, Any]:
+    target = row.get(field)
+    tests = [target] if isinstance(target, str) else target
+    if not isinstance(tests, list) or not tests or not all(isinstance(test, str) and test.strip() for test in tests):
+        raise row.error(f"field {field!r} is {target!r}; scorer=code needs tests, as a text or a list of texts")
+    return {"tests": tests, "setup": ""}

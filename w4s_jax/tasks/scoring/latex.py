@@ -1,0 +1,219 @@
+r"""Right or wrong by the value of a formula: MATH.
+
+workflow's answer, gold LaTeX → layout, decimals, else **math-verify in the sandbox** → Grade
+
+Source: MATH (arXiv 2103.03874), whose answer is the content of the last `\boxed`. What
+light normalisation cannot settle, math-verify decides, by its own reading of LaTeX and by
+sympy, in a sandboxed child: a hostile formula hangs it, or eats its memory.
+
+What math-verify 0.9 holds equal: `(3,4)`, an interval or a pair, and the list `3,4`, but
+not `[3,4]` or `(4,3)`; lists and sets in any order; `50\%`, `50`, `0.5` and `\frac{1}{2}`;
+a number with a unit behind it, with another, and without; `x=5` and `5`; a decimal and what
+it is to six places. Departure: where nothing but a percent sign differs (`12.5\%` and `12.5`), an
+answer is right, as by MATH's own rule.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import re
+from collections import OrderedDict, deque
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+from w4s_jax.tasks.scoring.text import TextSymptom, as_text, wrong
+from w4s_jax.types import Grade, InputError, Item, Limits, RunStatus, Sandbox
+
+PACKAGES = ("math_verify",)
+"""What a sandbox has to be opened with, by the name under which code imports it."""
+
+LIMITS = Limits(wall_seconds=20.0, cpu_seconds=5.0)
+"""Of one comparison."""
+
+_LONGEST = 2_000
+"""Characters beyond which a formula is not read."""
+_REMEMBERED = 4_096
+"""Comparisons that a grader remembers."""
+
+_BRACE = re.compile(r"(?P<box>\\{1,2}(?:boxed|fbox)\s*\{)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)
+_BOX_WITHOUT_BRACE = re.compile(r"\\boxed\s+([^\s${}\\]+)")
+_SURROUNDING = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
+_LAYOUT = (
+    (re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|(?<!\\)\\[,!;:\s]|~|\\?[$%]"), ""),
+    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
+    (re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf)\s*\{([^{}]*)\}"), r"\1"),
+    (re.compile(r"\^\s*\{?\s*\\circ(?:\s*\}|(?![A-Za-z]))|\\degree(?![A-Za-z])|°"), ""),
+    (re.compile(r"\{,\}"), ","),
+    (re.compile(r"\s"), ""),
+)
+"""Rewrites of how a formula looks."""
+_DECIMAL = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)", re.ASCII)
+
+_PROGRAM = """
+import importlib.metadata
+
+importlib.metadata.version = lambda name: {antlr!a}  # asked for on import; packages are here without their metadata
+try:
+    from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
+    from math_verify import verify
+    from math_verify.parser import get_last_eq, should_treat_as_complex
+    missing = ""
+except ImportError as error:
+    missing = "missing: " + str(error)
+
+
+def read(text):
+    form = NormalizationConfig(basic_latex=True, units=True, malformed_operators=True, nits=True, boxed="none")
+    normal = normalize_latex(text, form)
+    for latex in dict.fromkeys((normal, get_last_eq(normal))):
+        try:
+            is_real = not should_treat_as_complex(latex)
+            return latex2sympy(latex, is_real=is_real, convert_degrees=False, normalization_config=None)
+        except Exception:
+            pass
+    return normal
+
+
+def solution():
+    if missing:
+        return missing
+    gold, answer = read({gold!a}), read({answer!a})
+    if verify(gold, answer, timeout_seconds=None):
+        return {token!a}
+    return "unreadable" if isinstance(answer, str) else "different"
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatexGrader:
+    """Right where the formula is mathematically equal to `item.target`, LaTeX or a text with a box."""
+
+    _known: OrderedDict[tuple[str, str], Grade] = dataclasses.field(
+        default_factory=OrderedDict, init=False, repr=False, compare=False
+    )
+    """Comparisons that were made in the sandbox, the oldest first."""
+
+    @property
+    def rule(self) -> str:
+        """The rule in one line."""
+        version = importlib.metadata.version("math-verify")
+        return (
+            r"the last \boxed of the answer, else all of it, is equal but for layout, or as decimals of six places, "
+            f"or by math-verify {version}"
+        )
+
+    async def __call__(self, item: Item, answer: Any, sandbox: Sandbox) -> Grade:
+        """Grades 1.0 or 0.0; numbers are read as decimals.
+
+        Raises:
+            SandboxError: the sandbox itself could not run the comparison.
+            InputError: the sandbox was opened without `PACKAGES`.
+        """
+        gold, given = formula(as_text(item.target)), formula(_written(answer))
+        if not given:
+            return wrong(TextSymptom.EMPTY)
+        if len(given) > _LONGEST:
+            return wrong(TextSymptom.TOO_LONG)
+        settled = same_layout(gold, given)
+        if settled is not None:
+            return Grade(1.0) if settled else wrong(TextSymptom.DIFFERENT)
+        if (gold, given) not in self._known:
+            self._known[gold, given] = await _compared(gold, given, sandbox)
+            if len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+        return self._known[gold, given]
+
+
+def _written(answer: Any) -> str:
+    """A float without an exponent, anything else as text."""
+    if isinstance(answer, float) and abs(answer) < float("inf"):
+        return format(Decimal(repr(answer)), "f")
+    return as_text(answer)
+
+
+# --- what an answer is ------------------------------------------------------
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Returns the content of the last `\boxed{…}` or `\fbox{…}` whose braces are closed, or of `\boxed 5`, or None.
+
+    It takes linear time.
+
+    Example:
+        >>> last_boxed(r"So $x=\boxed{\frac{1}{2}}$, not \boxed{3.")
+        '\\frac{1}{2}'
+    """
+    opened: list[tuple[int, bool]] = []
+    found = (-1, -1)
+    for brace in _BRACE.finditer(text):
+        if brace["box"] or brace["open"]:
+            opened.append((brace.end(), bool(brace["box"])))
+        elif brace["close"] and opened:
+            start, is_box = opened.pop()
+            if is_box and start > found[0]:
+                found = start, brace.start()
+    bare = deque(_BOX_WITHOUT_BRACE.finditer(text), maxlen=1)
+    if bare and bare[0].start(1) > found[0]:
+        return bare[0][1]
+    return text[slice(*found)] if found[0] >= 0 else None
+
+
+def formula(text: str) -> str:
+    """The last box of a text, else all of it, without the signs that surround it and a full stop."""
+    boxed = last_boxed(text)
+    text = _without_stop(text if boxed is None else boxed)
+    for opening, closing in _SURROUNDING:
+        if len(text) > len(opening) and text.startswith(opening) and text.endswith(closing):
+            text = _without_stop(text.removeprefix(opening).removesuffix(closing))
+    return text
+
+
+def _without_stop(text: str) -> str:
+    text = text.strip()
+    return text if text.endswith(r"\right.") else text.removesuffix(".").rstrip()
+
+
+# --- comparing --------------------------------------------------------------
+
+
+def same_layout(gold: str, answer: str) -> bool | None:
+    r"""Whether formulas are equal but for layout, or as decimals; None where that does not settle it.
+
+    Example:
+        >>> same_layout(r"\dfrac{1}{2}", r"\frac{1}{2}"), same_layout("0.5", "0.6"), same_layout("2", r"\sqrt{4}")
+        (True, False, None)
+    """
+    bare = [_bare(text) for text in (gold, answer)]
+    if bare[0] == bare[1]:
+        return True
+    if not all(map(_DECIMAL.fullmatch, bare)):
+        return None
+    values = [round(Fraction(text.replace(",", "")), 6) for text in bare]
+    if values[0] == values[1]:
+        return True
+    return None if re.search("[%,]", gold + answer) else False  # 50% may be 0.5, and 112,121 a list
+
+
+def _bare(latex: str) -> str:
+    for pattern, replacement in _LAYOUT:
+        latex = pattern.sub(replacement, latex)
+    return latex
+
+
+async def _compared(gold: str, answer: str, sandbox: Sandbox) -> Grade:
+    """What math-verify finds, in a child; an answer is but a literal in its program."""
+    token = hashlib.sha256(gold.encode("utf-8", "surrogatepass")).hexdigest()
+    antlr = importlib.metadata.version("antlr4-python3-runtime")
+    run = await sandbox.run_program(_PROGRAM.format(antlr=antlr, gold=gold, answer=answer, token=token), LIMITS)
+    if run.status is RunStatus.OK and run.value == token:
+        return Grade(1.0)
+    if run.status is RunStatus.OK and run.value.startswith("missing: "):
+        raise InputError(
+            f"sandbox {sandbox.name!r} cannot import math-verify ({run.value[9:]}); "
+            f"open it with packages={PACKAGES} (--sandbox_packages)"
+        )
+    different = run.status is RunStatus.OK and run.value == TextSymptom.DIFFERENT
+    return wrong(TextSymptom.DIFFERENT if different else TextSymptom.UNREADABLE)

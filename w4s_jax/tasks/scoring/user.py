@@ -1,0 +1,154 @@
+"""Grades by a function of the user's own: `--scorer=python:FILE.py:FUNCTION`.
+
+FILE.py → load_object → **FunctionGrader**: function(answer, target) → Grade
+
+The file is the user's, and trusted: it runs in this process, where the targets are. Its
+content is part of the rule, so that what another version of it graded stays apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import numbers
+import reprlib
+import sys
+import traceback
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from w4s_jax.tasks.scoring.text import TextSymptom
+from w4s_jax.types import Grade, InputError, Item, Sandbox
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FunctionGrader:
+    """Asks `function(answer, target)`, which gives a truth value or a number in [0, 1].
+
+    Example:
+        >>> grader = FunctionGrader(function=lambda answer, target: answer in target, rule="one of the target's")
+        >>> grader.score(Item(id="i", question="?", target=["7", "seven"]), "7")
+        1.0
+    """
+
+    function: Callable[[Any, Any], Any]
+    """Takes the workflow's answer, a plain scalar, first; then the item's target."""
+    rule: str
+    """Names the file, the function and the version of the file's content."""
+
+    @classmethod
+    def load(cls, where: str) -> FunctionGrader:
+        """A grader by `FILE.py:FUNCTION`.
+
+        Raises:
+            InputError: there is no such file or function, or the file cannot be imported.
+        """
+        return cls.of(load_object(where, "function"), where)
+
+    @classmethod
+    def of(cls, function: Callable[[Any, Any], Any], where: str) -> FunctionGrader:
+        """A grader by a function, or bound method, that is from `FILE.py:NAME`.
+
+        Raises:
+            InputError: the file cannot be read, or the function is asynchronous.
+        """
+        path, name = _parts(where, "function")
+        name = getattr(function, "__qualname__", name)
+        if inspect.iscoroutinefunction(function):
+            raise InputError(f"python:{where}: {name} is asynchronous; write it with `def`, not `async def`")
+        version = hashlib.sha256(_read(path, where)).hexdigest()[:12]
+        return cls(function=function, rule=f"your own function {name} in {path.name} (sha256 {version})")
+
+    def score(self, item: Item, answer: Any) -> float:
+        """What the function gives for an answer.
+
+        Raises:
+            InputError: it raised, or gave something else.
+        """
+        with Blame(f"{self.rule}, on item {item.id}"):
+            given = self.function(answer, item.target)
+        if isinstance(given, numbers.Real | np.bool_) and 0.0 <= float(given) <= 1.0:
+            return float(given)
+        raise InputError(
+            f"{self.rule}, on item {item.id}: it returned {reprlib.repr(given)}; "
+            "it must return True, False or a number in [0, 1]"
+        )
+
+    async def __call__(self, item: Item, answer: Any, sandbox: Sandbox) -> Grade:
+        """Grades in [0, 1].
+
+        Raises:
+            InputError: the function raised, or gave something else than a grade.
+        """
+        del sandbox
+        score = self.score(item, answer)
+        if score == 1.0:
+            return Grade(1.0)
+        return Grade(score, (TextSymptom.PARTIAL if score else TextSymptom.DIFFERENT).value)
+
+
+def load_object(where: str, kind: str) -> Any:
+    """Runs a Python file of the user's and returns what it calls a name.
+
+    The file stands alone: modules beside it are found only where `PYTHONPATH` names their folder.
+
+    Args:
+        where: `FILE.py:NAME`.
+        kind: what the name is of, `function` or `class`, for messages.
+
+    Raises:
+        InputError: no such file or name, it cannot be called, or the file fails.
+    """
+    path, name = _parts(where, kind)
+    source = _read(path, where)
+    module = types.ModuleType(f"w4s_jax_user_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses and pickle look their classes' module up
+    with Blame(f"python:{where}: {path} cannot be imported", str(path)):
+        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
+    if not hasattr(module, name):
+        defined = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise InputError(f"python:{where}: {path} has no {kind} {name!r}; it has {', '.join(defined) or 'none'}")
+    if not callable(getattr(module, name)):
+        raise InputError(f"python:{where}: {name!r} is a {type(getattr(module, name)).__name__}, not a {kind}")
+    return getattr(module, name)
+
+
+def _parts(where: str, kind: str) -> tuple[Path, str]:
+    file, _, name = where.rpartition(":")
+    if not file or not name.isidentifier():
+        raise InputError(f"python:{where} names no {kind}; write it python:FILE.py:{kind.upper()}")
+    return Path(file), name
+
+
+def _read(path: Path, where: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"python:{where}: {path} cannot be read ({error.strerror}); name a Python file") from error
+
+
+class Blame:
+    """Makes an InputError of whatever the user's code raises; an interrupt passes."""
+
+    def __init__(self, what: str, file: str | None = None) -> None:
+        self._what = what
+        self._file = file
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: types.TracebackType | None
+    ) -> None:
+        if not isinstance(error, Exception | SystemExit):
+            return
+        lines = [frame.lineno for frame in traceback.extract_tb(at) if frame.filename == self._file]
+        place = f" (line {lines[-1]})" if lines else ""
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{self._what}: it raised {message}{place}") from error

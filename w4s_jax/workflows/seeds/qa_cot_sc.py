@@ -1,0 +1,21 @@
+# 1 call of 5 samples a question.
+def solver(agent, task):
+    def plain(answer):
+        """The form in which answers are compared: no case, spaces, articles, marks or brackets around a letter."""
+        words = answer.casefold().strip(" .$\"'").split()
+        text = "".join(word for word in words if word not in ("a", "an", "the")) or "".join(words)
+        return text[1:-1] if len(text) == 3 and text[0] + text[2] == "()" else text
+
+    messages = [{"role": "user", "content": task}]
+    replies = agent.call_json_format_llm(
+        messages,
+        temperature=0.8,
+        num_of_response=5,
+        agent_role="a careful reader",
+        return_dict_keys=["reasoning", "answer"],
+        instructions="Think step by step. Answer in the form that the question asks for, as short as possible.",
+    )
+    answers = [str(reply["answer"]).strip() for reply in replies if reply["answer"] is not None]
+    answers = [answer for answer in answers if answer and not answer.startswith("(the reply has no key")] or [""]
+    votes = [plain(answer) for answer in answers]
+    return {"answer": answers[votes.index(max(votes, key=votes.count))]}
