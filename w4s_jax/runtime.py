@@ -1,0 +1,333 @@
+"""Runs a finished workflow in production: one file, any OpenAI-compatible client, no JAX.
+
+workflow file → **load_workflow** → LoadedWorkflow(question) → sandbox ⇄ client.chat.completions → answer
+
+The file is code that a language model wrote, so it runs in the sandbox here as well, with the
+same limits. What the search had around it stays behind: no cache, no ledger, no cap in USD but
+the number of calls a question; retries and timeouts are the client's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import dataclasses
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from w4s_jax.executor.dialect import known_dialect, parameter_not_taken
+from w4s_jax.sandbox import DEFAULT_PACKAGES, open_sandbox
+from w4s_jax.types import (
+    CallRefusedError,
+    ChatRequest,
+    InputError,
+    Limits,
+    LLMCall,
+    RunStatus,
+    Sandbox,
+    SolverInput,
+    W4sError,
+)
+from w4s_jax.workflows import load_workflow_file
+
+Answer = str | int | float | bool | None
+"""What a workflow answers with."""
+
+_MOST_LESSONS = 6
+"""Parameters that a model may turn out not to take."""
+
+
+class WorkflowError(W4sError, RuntimeError):
+    """The workflow broke on a question: it raised, hit a limit, or returned no answer."""
+
+    def __init__(self, message: str, traceback: str = "") -> None:
+        super().__init__(message)
+        self.traceback = traceback
+        """Frames of the workflow's own code."""
+
+
+class _Model(NamedTuple):
+    """Who answers the calls of a question."""
+
+    client: Any
+    name: str
+    loop: asyncio.AbstractEventLoop | None = None
+    """Where an asynchronous client lives; None for the workflow's own."""
+
+
+def load_workflow(
+    path: str | Path,
+    *,
+    client: Any = None,
+    model: str = "",
+    sandbox: str = "auto",
+    packages: Sequence[str] = DEFAULT_PACKAGES,
+    allow_unsafe_sandbox: bool = False,
+    item_timeout: float = 60.0,
+    max_calls: int = 64,
+    max_tokens: int | None = None,
+    workers: int | None = None,
+) -> LoadedWorkflow:
+    """Loads a workflow file; the sandbox starts with the first question.
+
+    Args:
+        path: of the Python file, e.g. `runs/optimize/workflows/best.py`.
+        client: with `chat.completions.create`: `openai.OpenAI()`, `openai.AsyncOpenAI()` or one that speaks like
+            them; here for every question, or with each one.
+        model: name of the model at the client's server; here or with each question.
+        sandbox: `auto`, `bwrap`, `guard` or `process`.
+        packages: distributions that the workflow may import.
+        allow_unsafe_sandbox: lets `process` run while an API key is in the environment.
+        item_timeout: seconds that the workflow may compute on a question; waiting for the model does not count.
+        max_calls: most choices that one question may ask for.
+        max_tokens: most completion tokens a choice; None leaves it to the workflow and the model.
+        workers: children that compute at a time; the number of cores where None.
+
+    Raises:
+        InputError: the file cannot be read or holds no `solver`.
+
+    Example:
+        >>> workflow = load_workflow("best.py", client=openai.OpenAI(), model="gpt-4o-mini")  # doctest: +SKIP
+        >>> workflow("What is 2 + 2?")  # doctest: +SKIP
+        '4'
+    """
+    return LoadedWorkflow(
+        Path(path),
+        _Model(client, model),
+        _Sandboxed(sandbox, tuple(packages), workers, allow_unsafe_sandbox),
+        Limits(wall_seconds=item_timeout),
+        max_calls=max_calls,
+        max_tokens=max_tokens,
+    )
+
+
+class LoadedWorkflow:
+    """A workflow that answers questions; may be called from several threads, and closed.
+
+    Attributes:
+        name: of the file.
+        code: its text.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        model: _Model,
+        sandboxed: _Sandboxed,
+        limits: Limits,
+        *,
+        max_calls: int,
+        max_tokens: int | None,
+    ) -> None:
+        self._workflow = load_workflow_file(path)
+        self.name, self.code = self._workflow.name, self._workflow.code
+        self._model, self._sandboxed, self._limits = model, sandboxed, limits
+        self._max_calls, self._max_tokens = max_calls, max_tokens
+
+    def __call__(
+        self,
+        question: str,
+        *,
+        client: Any = None,
+        model: str = "",
+        entry_point: str | None = None,
+        public_tests: Sequence[str] = (),
+    ) -> Answer:
+        """Answers one question, and waits for it.
+
+        Args:
+            question: the `task` of `solver`.
+            client: instead of the one it was loaded with.
+            model: likewise.
+            entry_point: name of the function to write, for code.
+            public_tests: assertions that the workflow may run, for code.
+
+        Raises:
+            WorkflowError: the workflow broke.
+            InputError: no client or no model is given, or no sandbox works on this machine.
+            SandboxError: the sandbox failed.
+            Exception: whatever the client raises.
+        """
+        return self._start(question, _Model(client, model), entry_point, public_tests).result()
+
+    async def answer(
+        self,
+        question: str,
+        *,
+        client: Any = None,
+        model: str = "",
+        entry_point: str | None = None,
+        public_tests: Sequence[str] = (),
+    ) -> Answer:
+        """As calling it, from an event loop, on which an asynchronous client is then used."""
+        asked = _Model(client, model, asyncio.get_running_loop())
+        return await asyncio.wrap_future(self._start(question, asked, entry_point, public_tests))
+
+    def close(self) -> None:
+        """Ends the sandbox; a further question starts a new one."""
+        self._sandboxed.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _start(
+        self, question: str, asked: _Model, entry_point: str | None, public_tests: Sequence[str]
+    ) -> concurrent.futures.Future[Answer]:
+        client = self._model.client if asked.client is None else asked.client
+        chosen = _Model(client, asked.name or self._model.name, asked.loop)
+        if chosen.client is None or not chosen.name:
+            lacking = "client" if chosen.client is None else "model"
+            raise InputError(
+                f"workflow {self.name} has no {lacking}; give client=openai.OpenAI() and model=NAME to load_workflow, "
+                "or with the question"
+            )
+        given = SolverInput(question=question, entry_point=entry_point, public_tests=tuple(public_tests))
+        return self._sandboxed.submit(lambda box: self._run(box, given, chosen))
+
+    async def _run(self, sandbox: Sandbox, given: SolverInput, model: _Model) -> Answer:
+        asker = _Asker(model, self._max_calls, self._max_tokens)
+        run = await sandbox.run_workflow(self._workflow, given, asker.ask, self._limits)
+        if asker.failure is not None:  # whatever the workflow made of it, the fault was the client's
+            raise asker.failure
+        if run.status is not RunStatus.OK:
+            raise WorkflowError(f"workflow {self.name} broke: {run.error or run.status.value}", run.traceback)
+        answer: Answer = run.answer
+        return answer
+
+
+class _Asker:
+    """The calls of one question."""
+
+    def __init__(self, model: _Model, max_calls: int, max_tokens: int | None) -> None:
+        self._model, self._left, self._max_tokens = model, max_calls, max_tokens
+        self._dialect = known_dialect(model.name)
+        self.failure: Exception | None = None
+
+    async def ask(self, call: LLMCall) -> Sequence[str]:
+        """Answers one call of the workflow.
+
+        Raises:
+            CallRefusedError: the question has asked for too much; the workflow is told.
+            Exception: whatever the client raises.
+        """
+        if call.n > self._left:
+            raise CallRefusedError(f"n={call.n} with {self._left} choices left of this question; ask for fewer")
+        self._left -= call.n
+        limits = [limit for limit in (call.max_tokens, self._max_tokens) if limit is not None]
+        request = ChatRequest(
+            model=self._model.name,
+            messages=call.messages,
+            temperature=call.temperature,
+            max_tokens=min(limits, default=None),
+            n=call.n,
+            json_mode=call.json_mode,
+        )
+        try:
+            return await self._texts(request)
+        except Exception as error:
+            self.failure = error
+            raise
+
+    async def _texts(self, request: ChatRequest) -> Sequence[str]:
+        """Texts of all choices, in as many requests as the model needs for them."""
+        texts: list[str] = []
+        for _ in range(_MOST_LESSONS + request.n):
+            n = request.n - len(texts) if self._dialect.n else 1
+            payload = self._dialect.payload(dataclasses.replace(request, n=n))
+            try:
+                texts += await self._created(payload)
+            except Exception as error:
+                parameter = _not_taken(error, payload)
+                if parameter is not None:
+                    self._dialect = self._dialect.without(parameter)
+                    continue
+                raise
+            if len(texts) >= request.n:
+                return texts[: request.n]
+            self._dialect = self._dialect.without("n")  # it answered with fewer than were asked for
+        raise InputError(f"model {self._model.name!r} gave {len(texts)} of {request.n} choices; take another model")
+
+    async def _created(self, payload: Mapping[str, Any]) -> list[str]:
+        completion = await asyncio.to_thread(self._model.client.chat.completions.create, **payload)
+        if inspect.isawaitable(completion):
+            awaited = _awaited(completion)
+            loop = self._model.loop
+            completion = await (
+                awaited if loop is None else asyncio.wrap_future(asyncio.run_coroutine_threadsafe(awaited, loop))
+            )
+        return [choice.message.content or "" for choice in completion.choices]
+
+
+async def _awaited(value: Awaitable[Any]) -> Any:
+    return await value
+
+
+def _not_taken(error: Exception, payload: Mapping[str, Any]) -> str | None:
+    """The parameter of a request that the model does not take, by the error of an OpenAI-compatible client."""
+    if getattr(error, "status_code", None) not in (400, 422):
+        return None
+    return parameter_not_taken(str(error), getattr(error, "param", None), payload)
+
+
+class _Sandboxed:
+    """A sandbox on an event loop of its own, in a thread of its own, started when it is needed."""
+
+    def __init__(self, name: str, packages: tuple[str, ...], workers: int | None, allow_unsafe: bool) -> None:
+        self._name, self._packages, self._workers, self._unsafe = name, packages, workers, allow_unsafe
+        self._lock = threading.Lock()
+        self._running: _Running | None = None
+
+    def submit(self, work: Callable[[Sandbox], Coroutine[Any, Any, Answer]]) -> concurrent.futures.Future[Answer]:
+        """Runs `work(sandbox)` on the loop.
+
+        Raises:
+            InputError: no sandbox works on this machine.
+        """
+        with self._lock:
+            if self._running is None:
+                self._running = self._start()
+            running = self._running
+        return asyncio.run_coroutine_threadsafe(work(running.sandbox), running.loop)
+
+    def close(self) -> None:
+        """Ends it, if it runs."""
+        with self._lock:
+            running, self._running = self._running, None
+        if running is not None:
+            running.loop.call_soon_threadsafe(running.ended.set)
+            running.thread.join()
+
+    def _start(self) -> _Running:
+        ready: concurrent.futures.Future[_Running] = concurrent.futures.Future()
+        threading.Thread(target=lambda: asyncio.run(self._live(ready)), daemon=True).start()
+        return ready.result()
+
+    async def _live(self, ready: concurrent.futures.Future[_Running]) -> None:
+        ended = asyncio.Event()
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                sandbox = await stack.enter_async_context(
+                    open_sandbox(self._name, packages=self._packages, workers=self._workers, allow_unsafe=self._unsafe)
+                )
+            except W4sError as error:
+                ready.set_exception(error)
+                return
+            ready.set_result(_Running(sandbox, asyncio.get_running_loop(), ended, threading.current_thread()))
+            await ended.wait()
+
+
+class _Running(NamedTuple):
+    """A sandbox that runs."""
+
+    sandbox: Sandbox
+    loop: asyncio.AbstractEventLoop
+    ended: asyncio.Event
+    thread: threading.Thread
