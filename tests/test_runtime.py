@@ -159,7 +159,7 @@ def solver(agent, task):
 
 
 def test_questions_of_several_threads_are_answered_side_by_side(load):
-    gate = threading.Barrier(4, timeout=20)  # broken, unless four calls are on their way at once
+    gate = threading.Barrier(40, timeout=20)  # broken, unless forty calls are on their way at once
 
     def together(payload):
         gate.wait()
@@ -167,8 +167,9 @@ def test_questions_of_several_threads_are_answered_side_by_side(load):
 
     echo = "def solver(agent, task):\n    return {'answer': agent.call_llm(task)[0]}\n"
     workflow = load(echo, client=Client(together), model="m")
-    with ThreadPoolExecutor(4) as threads:
-        assert list(threads.map(workflow, ["a", "b", "c", "d"])) == ["a", "b", "c", "d"]
+    questions = [str(number) for number in range(40)]
+    with ThreadPoolExecutor(40) as threads:
+        assert list(threads.map(workflow, questions)) == questions
 
 
 def test_code_gets_its_entry_point_and_its_public_tests(load):

@@ -72,6 +72,7 @@ def load_workflow(
     max_calls: int = 64,
     max_tokens: int | None = None,
     workers: int | None = None,
+    concurrency: int = 64,
 ) -> LoadedWorkflow:
     """Loads a workflow file; the sandbox starts with the first question.
 
@@ -87,6 +88,7 @@ def load_workflow(
         max_calls: most choices that one question may ask for.
         max_tokens: most completion tokens a choice; None leaves it to the workflow and the model.
         workers: children that compute at a time; the number of cores where None.
+        concurrency: calls of a synchronous client that are on their way at once, a thread each.
 
     Raises:
         InputError: the file cannot be read or holds no `solver`.
@@ -99,7 +101,7 @@ def load_workflow(
     return LoadedWorkflow(
         Path(path),
         _Model(client, model),
-        _Sandboxed(sandbox, tuple(packages), workers, allow_unsafe_sandbox),
+        _Sandboxed(sandbox, tuple(packages), workers, allow_unsafe_sandbox, concurrency),
         Limits(wall_seconds=item_timeout),
         max_calls=max_calls,
         max_tokens=max_tokens,
@@ -280,8 +282,11 @@ def _not_taken(error: Exception, payload: Mapping[str, Any]) -> str | None:
 class _Sandboxed:
     """A sandbox on an event loop of its own, in a thread of its own, started when it is needed."""
 
-    def __init__(self, name: str, packages: tuple[str, ...], workers: int | None, allow_unsafe: bool) -> None:
+    def __init__(
+        self, name: str, packages: tuple[str, ...], workers: int | None, allow_unsafe: bool, concurrency: int
+    ) -> None:
         self._name, self._packages, self._workers, self._unsafe = name, packages, workers, allow_unsafe
+        self._concurrency = concurrency
         self._lock = threading.Lock()
         self._running: _Running | None = None
 
@@ -312,6 +317,8 @@ class _Sandboxed:
 
     async def _live(self, ready: concurrent.futures.Future[_Running]) -> None:
         ended = asyncio.Event()
+        threads = concurrent.futures.ThreadPoolExecutor(self._concurrency, thread_name_prefix="w4s_jax-call")
+        asyncio.get_running_loop().set_default_executor(threads)
         async with contextlib.AsyncExitStack() as stack:
             try:
                 sandbox = await stack.enter_async_context(

@@ -13,7 +13,7 @@ by our seed; GSM8K has AFlow's sizes with our membership.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from w4s_jax.tasks.base import ItemTask, TaskOptions, check_variant
 from w4s_jax.tasks.gold_programs import annotated_program
@@ -108,23 +108,15 @@ def load_gsm8k(variant: str, options: TaskOptions) -> ItemTask:
         InputError: a variant, no data, a bad row, or sizes that exceed it.
     """
     check_variant("gsm8k", variant)
-    rows, origin = _GSM8K.read("test", options.data_dir, options.revision)
-    more, _ = _GSM8K.read_if_there("train", options.data_dir, options.revision)
-    cut = split_pool(
-        "gsm8k",
-        [_gsm8k_item("test", i, row) for i, row in enumerate(rows)],
-        seed=options.split_seed,
-        sizes=options.sizes,
-        train=[_gsm8k_item("train", i, row) for i, row in enumerate(more)],
-    )
+    splits, source = _test_and_train(_GSM8K, _gsm8k_item, options)
     return ItemTask(
         name="gsm8k",
         description="Grade-school word problems that take two to eight steps of arithmetic. The answer is one number.",
-        splits=cut.items,
+        splits=splits,
         grader=NEAR,
         rule=NEAR.rule,
         seeds=seeds_for("math"),
-        source=f"{origin}, {cut.how}; train is {_train_of(more)}",
+        source=source,
     )
 
 
@@ -152,24 +144,16 @@ def load_svamp(variant: str, options: TaskOptions) -> ItemTask:
         InputError: a variant, no data, a bad row, or sizes that exceed it.
     """
     check_variant("svamp", variant)
-    rows, origin = _SVAMP.read("test", options.data_dir, options.revision)
-    more, _ = _SVAMP.read_if_there("train", options.data_dir, options.revision)
-    cut = split_pool(
-        "svamp",
-        [_svamp_item("test", i, row) for i, row in enumerate(rows)],
-        seed=options.split_seed,
-        sizes=options.sizes,
-        train=[_svamp_item("train", i, row) for i, row in enumerate(more)],
-    )
+    splits, source = _test_and_train(_SVAMP, _svamp_item, options)
     return ItemTask(
         name="svamp",
         description="Short word problems of one or two steps that tell more numbers than are needed. "
         "The answer is one number.",
-        splits=cut.items,
+        splits=splits,
         grader=NEAR,
         rule=NEAR.rule,
         seeds=seeds_for("math"),
-        source=f"{origin}, {cut.how}; train is {_train_of(more)}",
+        source=source,
     )
 
 
@@ -181,8 +165,21 @@ def _svamp_item(split: str, index: int, row: Row) -> Item:
     )
 
 
-def _train_of(rows: Sequence[Row]) -> str:
-    return "the source's" if rows else "empty"
+def _test_and_train(
+    source: HubSource, make_item: Callable[[str, int, Row], Item], options: TaskOptions
+) -> tuple[Mapping[Split, Sequence[Item]], str]:
+    """Validation and test out of the hub's test split, train as the hub's, where it is at hand; and a line on that."""
+    rows, origin = source.read("test", options.data_dir, options.revision)
+    more, _ = source.read_if_there("train", options.data_dir, options.revision)
+    cut = split_pool(
+        source.name,
+        [make_item("test", i, row) for i, row in enumerate(rows)],
+        seed=options.split_seed,
+        sizes=options.sizes,
+        train=[make_item("train", i, row) for i, row in enumerate(more)],
+    )
+    rest = "the hub's" if more else "what is left"
+    return cut.items, f"{origin}, {cut.how}; train is {rest}"
 
 
 def number_in(row: Row, field: str) -> float:
