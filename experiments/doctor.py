@@ -43,6 +43,7 @@ MIN_DISK, MIN_MEMORY = GIB // 2, GIB * 3 // 2
 KEYS = {
     "OPENAI_API_KEY": "for --executor=openai away from loopback",
     "OPENAI_BASE_URL": "for a server other than OpenAI's; --executor_base_url does the same",
+    "META_AGENT_API_KEY": "for --meta_agent=api:MODEL at another address than the executor's",
     "HF_TOKEN": "for gated tasks and models of the Hugging Face hub",
 }
 TRAIN_REMEDY = "make setup, or: pip install -e '.[train]'"

@@ -87,6 +87,44 @@ class Searched:
         return list(different.values())[:_KEPT]
 
 
+@dataclasses.dataclass(kw_only=True)
+class Job:
+    """A run with what its searches have found so far."""
+
+    run: RunDirectory
+    world: World
+    store: TrajectoryStore
+    searched: dict[str, Searched] = dataclasses.field(default_factory=dict)
+    """By task."""
+
+    def keep(self, problem: Problem, found: Found) -> None:
+        """Takes what a search has found and writes all that a user takes away, as it stands.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        self.searched[problem.task.name] = Searched(problem=problem, found=found)
+        self.write([])
+
+    def write(self, results: Sequence[closing.Result]) -> dict[str, Any]:
+        """Writes workflow files and `summary.json`; returns the summary.
+
+        Raises:
+            StoreError: they cannot be written.
+        """
+        searched, executor = list(self.searched.values()), self.world.executor
+        tests = {r.finalist.task: r.evaluation for r in closing.labelled(results, "search")}
+        chosen = [
+            Chosen(task=one.task, evaluated=good, test=tests.get(one.task) if number == 0 else None)
+            for one in searched
+            for number, good in enumerate(one.good)
+        ]
+        write_workflows(self.run, chosen, executor.model, executor.simulated)
+        summary = summary_json(searched, results, self.world, self.run)
+        self.run.write_json(self.run.summary, summary)
+        return summary
+
+
 # --- the search ---------------------------------------------------------------
 
 
@@ -104,37 +142,45 @@ def make_strategy(world: World, policy: Policy) -> Strategy:
     return W4SStrategy(make_collector(policy, make_template(), world, FLAGS.num_turns))
 
 
-async def search_all(
-    strategy: Strategy, problems: Mapping[str, Problem], store: TrajectoryStore
-) -> tuple[list[Searched], BudgetExceededError | None]:
-    """One search a task, one after another; a spent budget ends all of them, and what was found so far is returned.
+async def search_all(job: Job, strategy: Strategy, problems: Mapping[str, Problem]) -> BudgetExceededError | None:
+    """One search a task, one after another; after each turn the files are written anew.
+
+    Returns:
+        The cap that ended them, if one did.
 
     Raises:
         InputError, ExecutorError, SandboxError, StoreError: as `Strategy.search`.
     """
-    rules, searched = stop_rules(), []
     exceeded: BudgetExceededError | None = None
-    for index, (name, problem) in enumerate(problems.items()):
-        planned = PlannedTrajectory(seed=FLAGS.seed, round=0, index=index, task=name)
-        with Progress(f"search on {name} (turns)", rules.num_turns) as progress:
-            progress.advance(len(store.finished_turns(0, index)), best=f"{problem.start.best_accuracy:.3f}")
+    for index, problem in enumerate(problems.values()):
+        if exceeded is None:
+            exceeded = await search_one(job, strategy, problem, index)
+        else:
+            job.keep(problem, Found(problem.start, job.store.finished_turns(0, index), Stop.BUDGET))
+    return exceeded
 
-            def on_turn(
-                turn: Turn, progress: Progress = progress, problem: Problem = problem, index: int = index
-            ) -> None:
-                best = best_tried(problem.start, store.finished_turns(0, index))
-                progress.advance(best=f"{best.feedback.accuracy:.3f}")
 
-            try:
-                if exceeded is None:
-                    found = await strategy.search(problem, planned, store, rules, on_turn)
-                else:
-                    found = Found(problem.start, store.finished_turns(0, index), Stop.BUDGET)
-            except BudgetExceededError as error:
-                exceeded = error
-                found = Found(problem.start, store.finished_turns(0, index), Stop.BUDGET)
-        searched.append(Searched(problem=problem, found=found))
-    return searched, exceeded
+async def search_one(job: Job, strategy: Strategy, problem: Problem, index: int) -> BudgetExceededError | None:
+    """The search on one task; see `search_all`."""
+    rules, name = stop_rules(), problem.task.name
+    planned = PlannedTrajectory(seed=FLAGS.seed, round=0, index=index, task=name)
+    with Progress(f"search on {name} (turns)", rules.num_turns) as progress:
+
+        def so_far(stopped_by: Stop | None = None) -> Found:
+            return Found(problem.start, job.store.finished_turns(0, index), stopped_by)
+
+        def on_turn(turn: Turn | None) -> None:
+            job.keep(problem, found := so_far())
+            progress.advance(int(turn is not None), best=f"{found.best.feedback.accuracy:.3f}")
+
+        progress.advance(len(so_far().turns))
+        on_turn(None)
+        try:
+            job.keep(problem, await strategy.search(problem, planned, job.store, rules, on_turn))
+        except BudgetExceededError as error:
+            job.keep(problem, so_far(Stop.BUDGET))
+            return error
+    return None
 
 
 async def test_all(world: World, searched: Sequence[Searched]) -> list[closing.Result]:
@@ -191,7 +237,7 @@ def search_json(one: Searched, run: RunDirectory) -> dict[str, Any]:
     return {
         "metric": one.problem.task.metric,
         "turns": len(one.found.turns),
-        "stopped_by": str(one.found.stopped_by),
+        "stopped_by": None if one.found.stopped_by is None else str(one.found.stopped_by),
         "seed": told_of(one.best_seed),
         "best": told_of(one.found.best),
         "by_turn": [
@@ -226,7 +272,7 @@ def printed(searched: Sequence[Searched], results: Sequence[closing.Result], sum
 
 
 async def optimize(run: RunDirectory, names: Sequence[str]) -> None:
-    """The whole search, or what is missing of it; everything found is written, at a cap too.
+    """The whole search, or what is missing of it; what was found is written after each turn.
 
     Raises:
         BudgetExceededError: a cap left no room; what was found so far is written, and the same command goes on.
@@ -239,21 +285,19 @@ async def optimize(run: RunDirectory, names: Sequence[str]) -> None:
         store = stack.enter_context(TrajectoryStore(run.trajectories))
         run.write_json(run.versions, described(world))
         print(opening_lines(world, run, len(store)), file=sys.stderr)
+        job = Job(run=run, world=world, store=store)
         problems = await open_problems(world, names)
-        searched, exceeded = await search_all(make_strategy(world, policy), problems, store)
-        results = await test_all(world, searched) if FLAGS.test and exceeded is None else []
-        tests = {(r.finalist.task, r.finalist.label): r.evaluation for r in results}
-        chosen = [
-            Chosen(task=one.task, evaluated=good, test=tests.get((one.task, "search")) if number == 0 else None)
-            for one in searched
-            for number, good in enumerate(one.good)
-        ]
-        write_workflows(run, chosen, world.executor.model, world.executor.simulated)
-        summary = summary_json(searched, results, world, run)
-    run.write_json(run.summary, summary)
+        exceeded = await search_all(job, make_strategy(world, policy), problems)
+        results: list[closing.Result] = []
+        if FLAGS.test and exceeded is None:
+            try:
+                results = await test_all(world, list(job.searched.values()))
+            except BudgetExceededError as error:
+                exceeded = error
+        summary = job.write(results)
     write_out(summary, run)
     write_report(run.root)
-    print(printed(searched, results, summary))
+    print(printed(list(job.searched.values()), results, summary))
     if exceeded is not None:
         raise exceeded
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 from fakes import FakeServer, completion, refusal
 from rlao_runs import one_line, records
 
-from benchmarks.kill_and_resume import ROOT, Command
+from benchmarks.kill_and_resume import ROOT, Command, stopped_when, turns_stored
 from w4s_jax.executor.ledger import CallStore
 from w4s_jax.workflows import load_seed, load_workflow_file
 
@@ -97,6 +98,28 @@ def test_a_target_that_a_seed_meets_ends_the_search_before_its_first_turn(optimi
     search = summary["searches"]["toy_units"]
     assert (search["turns"], search["stopped_by"]) == (0, "target")
     assert search["best"] == search["seed"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_search_that_is_stopped_leaves_its_best_and_ends_as_if_it_never_was(optimize, tmp_path, number, code):
+    command = Command(tmp_path / "no_agent", tmp_path / "compiled")
+    flags = ("-m", "experiments.optimize", *SMALL, "--num_turns=4", f"--run_dir={tmp_path / 'run'}")
+    process = command.python(*flags)
+    stopped_when(process, lambda: turns_stored(tmp_path / "run") >= 1, number)
+    assert process.returncode == code
+    kept = json.loads((tmp_path / "run" / "summary.json").read_text())["searches"]["toy_units"]
+    assert kept["stopped_by"] is None
+    assert (tmp_path / "run" / "workflows" / "best.py").exists()
+    done, resumed = optimize("--num_turns=4")
+    assert done.returncode == 0, done.stderr
+    _, whole = optimize("--num_turns=4", run_dir="whole")
+    for summary in (resumed, whole):
+        summary["searches"]["toy_units"].pop("file")
+    assert resumed["searches"] == whole["searches"]
+    assert resumed["usd"] == whole["usd"]
+    assert (tmp_path / "run" / "trajectories.jsonl").read_bytes() == (
+        tmp_path / "whole" / "trajectories.jsonl"
+    ).read_bytes()
 
 
 # --- a model behind an API ----------------------------------------------------

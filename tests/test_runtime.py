@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import gc
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import openai
@@ -15,7 +18,7 @@ from fakes import FakeServer, completion, refusal
 import w4s_jax
 from benchmarks.kill_and_resume import ROOT
 from w4s_jax.runtime import WorkflowError
-from w4s_jax.types import InputError
+from w4s_jax.types import InputError, SandboxError
 
 VOTE = """
 def solver(agent, task):
@@ -216,3 +219,143 @@ async def test_a_closed_workflow_starts_anew_with_the_next_question(load):
     assert await asyncio.gather(workflow.answer("1?"), workflow.answer("2?")) == ["4", "4"]
     workflow.close()
     assert workflow("3?") == "4"
+
+
+# --- clients that misbehave -----------------------------------------------------
+
+ECHO = "def solver(agent, task):\n    return {'answer': agent.call_llm(task)[0]}\n"
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), StopIteration(), KeyboardInterrupt()], ids=repr)
+def test_what_a_client_raises_ends_its_question_and_no_other(load, error):
+    def fail(payload):
+        if payload["messages"][0]["content"] == "bad":
+            raise error
+        return ["fine"]
+
+    workflow = load(ECHO, client=Client(fail), model="m")
+    with pytest.raises(RuntimeError, match=f"the client raised {type(error).__name__}"):
+        workflow("bad")
+    assert workflow("good") == "fine"
+
+
+def test_a_client_that_hangs_holds_up_neither_the_close_nor_its_question(load):
+    hang = threading.Event()
+    workflow = load(ECHO, client=Client(lambda payload: hang.wait(60)), model="m")
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(workflow, "?")
+        while not workflow._model.client.asked:
+            time.sleep(0.01)
+        begun = time.monotonic()
+        workflow.close()
+        with pytest.raises(SandboxError, match="closed while it answered"):
+            asked.result(timeout=20)
+        assert time.monotonic() - begun < 20
+    hang.set()
+
+
+def test_a_program_ends_though_its_client_hangs(tmp_path):
+    (tmp_path / "w.py").write_text(ECHO)
+    program = f"""
+import threading, time, w4s_jax
+from types import SimpleNamespace as N
+client = N(chat=N(completions=N(create=lambda **payload: time.sleep(600))))
+workflow = w4s_jax.load_workflow({str(tmp_path / "w.py")!r}, client=client, model="m", packages=(), workers=1)
+threading.Thread(target=workflow, args=("?",), daemon=True).start()
+time.sleep(1)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60, check=True)
+
+
+def test_a_forked_child_starts_a_sandbox_of_its_own(tmp_path):
+    (tmp_path / "w.py").write_text(ECHO)
+    program = f"""
+import os, w4s_jax
+from types import SimpleNamespace as N
+reply = lambda **payload: N(choices=[N(message=N(content="from " + payload["messages"][0]["content"]))])
+client = N(chat=N(completions=N(create=reply)))
+workflow = w4s_jax.load_workflow({str(tmp_path / "w.py")!r}, client=client, model="m", packages=(), workers=1)
+print(workflow("parent"), flush=True)
+child = os.fork()
+print(workflow("child" if not child else "parent again"), flush=True)
+workflow.close()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split("\n")) == ["", "from child", "from parent", "from parent again"]
+
+
+def test_a_workflow_that_is_dropped_leaves_no_process(tmp_path):
+    def children():
+        tasks = Path("/proc/self/task").iterdir()
+        return {child for task in tasks for child in (task / "children").read_text().split()}
+
+    (tmp_path / "w.py").write_text(ECHO)
+    before = children()
+    workflow = w4s_jax.load_workflow(
+        tmp_path / "w.py", client=Client(lambda payload: ["x"]), model="m", packages=(), workers=1
+    )
+    assert workflow("?") == "x"
+    assert children() > before
+    del workflow
+    gc.collect()
+    deadline = time.monotonic() + 20
+    while children() > before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert children() <= before
+
+
+class Refusal(Exception):
+    def __init__(self, status, message, param=None):
+        super().__init__(message)
+        self.status_code, self.param, self.code = status, param, None
+
+
+def test_a_text_that_the_model_refuses_is_told_to_the_workflow_as_in_the_search(load):
+    def answer(payload):
+        if len(payload["messages"][0]["content"]) > 10:
+            raise Refusal(400, "this model's maximum context length is 10 tokens")
+        return ["short enough"]
+
+    shortens = """
+def solver(agent, task):
+    try:
+        return {"answer": agent.call_llm(task)[0]}
+    except RuntimeError:
+        return {"answer": agent.call_llm(task[:5])[0]}
+"""
+    assert load(shortens, client=Client(answer), model="m")("a long question") == "short enough"
+
+
+def test_a_reply_without_its_json_is_asked_for_again(load):
+    replies = iter(["no json", "{}", '{"answer": "never asked for"}'])
+    client = Client(lambda payload: [next(replies)])
+    code = "def solver(agent, task):\n    return {'answer': str(agent.call_json_format_llm(task)[0])}\n"
+    assert "the reply has no key 'answer'" in load(code, client=client, model="m")("?")
+    assert len(client.asked) == 2
+
+
+def test_what_a_model_does_not_take_is_learnt_once(load):
+    def answer(payload):
+        if "temperature" in payload:
+            raise Refusal(400, "Unsupported parameter: 'temperature'", param="temperature")
+        return ["x"]
+
+    client = Client(answer)
+    workflow = load(ECHO, client=client, model="m")
+    assert [workflow("1?"), workflow("2?")] == ["x", "x"]
+    assert ["temperature" in payload for payload in client.asked] == [True, False, False]
+
+
+def test_a_reply_without_choices_is_said_as_it_is(load):
+    client = Client(lambda payload: [])
+    with pytest.raises(InputError, match="model 'm' gave 0 of 1 choices"):
+        load(ECHO, client=client, model="m")("?")
+
+
+@pytest.mark.parametrize("limit", ["concurrency", "max_calls", "item_timeout"])
+def test_a_limit_of_nothing_is_refused(load, limit):
+    with pytest.raises(InputError, match=f"{limit}=0 is not allowed"):
+        load(ECHO, **{limit: 0})

@@ -3,8 +3,9 @@
 workflow file → **load_workflow** → LoadedWorkflow(question) → sandbox ⇄ client.chat.completions → answer
 
 The file is code that a language model wrote, so it runs in the sandbox here as well, with the
-same limits. What the search had around it stays behind: no cache, no ledger, no cap in USD but
-the number of calls a question; retries and timeouts are the client's own.
+same limits; what a call may not do is told to the workflow as in the search. What the search had
+around it stays behind: no cache, no ledger, no cap in USD but the number of choices a question;
+retries and timeouts are the client's own.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import inspect
+import os
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from w4s_jax.executor.dialect import known_dialect, parameter_not_taken
+from w4s_jax.executor.dialect import Dialect, holds_object, known_dialect, parameter_not_taken, text_at_fault
 from w4s_jax.sandbox import DEFAULT_PACKAGES, open_sandbox
 from w4s_jax.types import (
     CallRefusedError,
@@ -30,6 +33,7 @@ from w4s_jax.types import (
     LLMCall,
     RunStatus,
     Sandbox,
+    SandboxError,
     SolverInput,
     W4sError,
 )
@@ -40,6 +44,8 @@ Answer = str | int | float | bool | None
 
 _MOST_LESSONS = 6
 """Parameters that a model may turn out not to take."""
+_JSON_TRIES = 4
+"""Replies without the JSON that was asked for, of one call; the last is given as it is."""
 
 
 class WorkflowError(W4sError, RuntimeError):
@@ -91,13 +97,16 @@ def load_workflow(
         concurrency: calls of a synchronous client that are on their way at once, a thread each.
 
     Raises:
-        InputError: the file cannot be read or holds no `solver`.
+        InputError: the file cannot be read or holds no `solver`, or a limit is none.
 
     Example:
         >>> workflow = load_workflow("best.py", client=openai.OpenAI(), model="gpt-4o-mini")  # doctest: +SKIP
         >>> workflow("What is 2 + 2?")  # doctest: +SKIP
         '4'
     """
+    for name, value in (("item_timeout", item_timeout), ("max_calls", max_calls), ("concurrency", concurrency)):
+        if not value > 0:
+            raise InputError(f"{name}={value} is not allowed; give more than 0")
     return LoadedWorkflow(
         Path(path),
         _Model(client, model),
@@ -130,6 +139,8 @@ class LoadedWorkflow:
         self.name, self.code = self._workflow.name, self._workflow.code
         self._model, self._sandboxed, self._limits = model, sandboxed, limits
         self._max_calls, self._max_tokens = max_calls, max_tokens
+        self._dialects: dict[str, Dialect] = {}
+        weakref.finalize(self, sandboxed.close).atexit = False  # whoever forgets it leaves no process behind
 
     def __call__(
         self,
@@ -152,7 +163,7 @@ class LoadedWorkflow:
         Raises:
             WorkflowError: the workflow broke.
             InputError: no client or no model is given, or no sandbox works on this machine.
-            SandboxError: the sandbox failed.
+            SandboxError: the sandbox failed, or was closed meanwhile.
             Exception: whatever the client raises.
         """
         return self._start(question, _Model(client, model), entry_point, public_tests).result()
@@ -171,7 +182,10 @@ class LoadedWorkflow:
         return await asyncio.wrap_future(self._start(question, asked, entry_point, public_tests))
 
     def close(self) -> None:
-        """Ends the sandbox; a further question starts a new one."""
+        """Ends the sandbox and the questions that are on their way; a further question starts a new one.
+
+        An asynchronous client that was used by a synchronous caller lives on the loop that ends here.
+        """
         self._sandboxed.close()
 
     def __enter__(self) -> Self:
@@ -195,8 +209,12 @@ class LoadedWorkflow:
         return self._sandboxed.submit(lambda box: self._run(box, given, chosen))
 
     async def _run(self, sandbox: Sandbox, given: SolverInput, model: _Model) -> Answer:
-        asker = _Asker(model, self._max_calls, self._max_tokens)
+        dialect = self._dialects.get(model.name, known_dialect(model.name))
+        asker = _Asker(
+            model, dialect, self._sandboxed.in_thread, max_calls=self._max_calls, max_tokens=self._max_tokens
+        )
         run = await sandbox.run_workflow(self._workflow, given, asker.ask, self._limits)
+        self._dialects[model.name] = asker.dialect
         if asker.failure is not None:  # whatever the workflow made of it, the fault was the client's
             raise asker.failure
         if run.status is not RunStatus.OK:
@@ -205,19 +223,27 @@ class LoadedWorkflow:
         return answer
 
 
+InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
+"""Calls a function in a thread of its own."""
+
+
 class _Asker:
     """The calls of one question."""
 
-    def __init__(self, model: _Model, max_calls: int, max_tokens: int | None) -> None:
-        self._model, self._left, self._max_tokens = model, max_calls, max_tokens
-        self._dialect = known_dialect(model.name)
+    def __init__(
+        self, model: _Model, dialect: Dialect, in_thread: InThread, *, max_calls: int, max_tokens: int | None
+    ) -> None:
+        self._model, self._in_thread = model, in_thread
+        self._left, self._max_tokens = max_calls, max_tokens
+        self.dialect = dialect
+        """What the model takes, as far as it is known."""
         self.failure: Exception | None = None
 
     async def ask(self, call: LLMCall) -> Sequence[str]:
         """Answers one call of the workflow.
 
         Raises:
-            CallRefusedError: the question has asked for too much; the workflow is told.
+            CallRefusedError: the question has asked for too much, or the model refuses the text; the workflow is told.
             Exception: whatever the client raises.
         """
         if call.n > self._left:
@@ -233,50 +259,90 @@ class _Asker:
             json_mode=call.json_mode,
         )
         try:
-            return await self._texts(request)
+            for _ in range(_JSON_TRIES):
+                texts = await self._texts(request)
+                if not call.json_mode or any(map(holds_object, texts)):
+                    break
+            return texts
         except Exception as error:
-            self.failure = error
+            if not isinstance(error, CallRefusedError):
+                self.failure = error
             raise
 
     async def _texts(self, request: ChatRequest) -> Sequence[str]:
         """Texts of all choices, in as many requests as the model needs for them."""
         texts: list[str] = []
         for _ in range(_MOST_LESSONS + request.n):
-            n = request.n - len(texts) if self._dialect.n else 1
-            payload = self._dialect.payload(dataclasses.replace(request, n=n))
+            n = request.n - len(texts) if self.dialect.n else 1
+            payload = self.dialect.payload(dataclasses.replace(request, n=n))
             try:
                 texts += await self._created(payload)
             except Exception as error:
-                parameter = _not_taken(error, payload)
-                if parameter is not None:
-                    self._dialect = self._dialect.without(parameter)
+                if self._learns_from(error, payload):
                     continue
                 raise
             if len(texts) >= request.n:
                 return texts[: request.n]
-            self._dialect = self._dialect.without("n")  # it answered with fewer than were asked for
+            self.dialect = self.dialect.without("n")  # it answered with fewer than were asked for
         raise InputError(f"model {self._model.name!r} gave {len(texts)} of {request.n} choices; take another model")
 
+    def _learns_from(self, error: Exception, payload: Mapping[str, Any]) -> bool:
+        """Whether the request goes out again without a parameter that the model does not take.
+
+        Raises:
+            CallRefusedError: the text is at fault.
+        """
+        status = getattr(error, "status_code", None)
+        if status not in (400, 413, 422):
+            return False
+        told, named = str(error), getattr(error, "param", None)
+        parameter = parameter_not_taken(told, named, payload)
+        if parameter is None and text_at_fault(status, getattr(error, "code", None), named, told):
+            raise CallRefusedError(told[:400]) from error
+        if parameter is not None:
+            self.dialect = self.dialect.without(parameter)
+        return parameter is not None
+
     async def _created(self, payload: Mapping[str, Any]) -> list[str]:
-        completion = await asyncio.to_thread(self._model.client.chat.completions.create, **payload)
+        completion = await self._in_thread(lambda: self._model.client.chat.completions.create(**payload))
         if inspect.isawaitable(completion):
-            awaited = _awaited(completion)
-            loop = self._model.loop
-            completion = await (
-                awaited if loop is None else asyncio.wrap_future(asyncio.run_coroutine_threadsafe(awaited, loop))
-            )
-        return [choice.message.content or "" for choice in completion.choices]
+            completion = await self._awaited(_tamed(completion))
+        return [choice.message.content or "" for choice in completion.choices or ()]
+
+    async def _awaited(self, reply: Coroutine[Any, Any, Any]) -> Any:
+        """The reply of an asynchronous client, on the loop where the client lives."""
+        loop = self._model.loop
+        return await (reply if loop is None else asyncio.wrap_future(asyncio.run_coroutine_threadsafe(reply, loop)))
 
 
-async def _awaited(value: Awaitable[Any]) -> Any:
-    return await value
+async def _tamed(reply: Awaitable[Any]) -> Any:
+    with (captured := _Captured(asyncio.CancelledError)):
+        return await reply
+    raise captured.error
 
 
-def _not_taken(error: Exception, payload: Mapping[str, Any]) -> str | None:
-    """The parameter of a request that the model does not take, by the error of an OpenAI-compatible client."""
-    if getattr(error, "status_code", None) not in (400, 422):
-        return None
-    return parameter_not_taken(str(error), getattr(error, "param", None), payload)
+class _Captured:
+    """Keeps what a client raises, as an error that neither ends a loop nor is taken for an end of iteration."""
+
+    def __init__(self, passes: type[BaseException] | tuple[type[BaseException], ...] = ()) -> None:
+        self._passes = passes
+        self.error: Exception = RuntimeError("nothing was raised")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
+        if error is None or isinstance(error, self._passes):
+            return False
+        if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
+            self.error = error
+        else:
+            self.error = RuntimeError(f"the client raised {type(error).__name__}: {error}")
+            self.error.__cause__ = error
+        return True
+
+
+# --- where it runs --------------------------------------------------------------
 
 
 class _Sandboxed:
@@ -289,46 +355,90 @@ class _Sandboxed:
         self._concurrency = concurrency
         self._lock = threading.Lock()
         self._running: _Running | None = None
+        self._pid = os.getpid()
 
     def submit(self, work: Callable[[Sandbox], Coroutine[Any, Any, Answer]]) -> concurrent.futures.Future[Answer]:
         """Runs `work(sandbox)` on the loop.
 
         Raises:
             InputError: no sandbox works on this machine.
+            SandboxError: it cannot be started.
         """
+        self._forget_before_fork()
         with self._lock:
-            if self._running is None:
+            if self._running is None or not self._running.thread.is_alive():
                 self._running = self._start()
             running = self._running
-        return asyncio.run_coroutine_threadsafe(work(running.sandbox), running.loop)
+            return asyncio.run_coroutine_threadsafe(_until_closed(work(running.sandbox), running.ended), running.loop)
+
+    async def in_thread(self, function: Callable[[], Any]) -> Any:
+        """Calls a function in a thread that nobody waits for when the program ends.
+
+        Raises:
+            Exception: what it raises; what would end the loop becomes a RuntimeError.
+        """
+        loop, running = asyncio.get_running_loop(), self._running
+        assert running is not None
+        reply: asyncio.Future[Any] = loop.create_future()
+
+        def call() -> None:
+            with (captured := _Captured()):
+                value = function()
+                _tell(loop, reply.set_result, reply, value)
+                return
+            _tell(loop, reply.set_exception, reply, captured.error)
+
+        async with running.slots:
+            threading.Thread(target=call, name="w4s_jax-call", daemon=True).start()
+            return await reply
 
     def close(self) -> None:
         """Ends it, if it runs."""
+        self._forget_before_fork()
         with self._lock:
             running, self._running = self._running, None
-        if running is not None:
-            running.loop.call_soon_threadsafe(running.ended.set)
+        if running is None or not running.thread.is_alive():
+            return
+        running.loop.call_soon_threadsafe(running.ended.set)
+        if running.thread is not threading.current_thread():
             running.thread.join()
+
+    def _forget_before_fork(self) -> None:
+        """In a forked child there is neither the loop's thread nor who holds the lock."""
+        if self._pid != os.getpid():
+            self._pid, self._lock, self._running = os.getpid(), threading.Lock(), None
 
     def _start(self) -> _Running:
         ready: concurrent.futures.Future[_Running] = concurrent.futures.Future()
-        threading.Thread(target=lambda: asyncio.run(self._live(ready)), daemon=True).start()
+
+        def serve() -> None:
+            with (captured := _Captured()):
+                asyncio.run(self._live(ready))
+                return
+            if not ready.done():
+                ready.set_exception(captured.error)
+
+        threading.Thread(target=serve, name="w4s_jax-sandbox", daemon=True).start()
         return ready.result()
 
     async def _live(self, ready: concurrent.futures.Future[_Running]) -> None:
-        ended = asyncio.Event()
-        threads = concurrent.futures.ThreadPoolExecutor(self._concurrency, thread_name_prefix="w4s_jax-call")
-        asyncio.get_running_loop().set_default_executor(threads)
         async with contextlib.AsyncExitStack() as stack:
-            try:
-                sandbox = await stack.enter_async_context(
-                    open_sandbox(self._name, packages=self._packages, workers=self._workers, allow_unsafe=self._unsafe)
-                )
-            except W4sError as error:
-                ready.set_exception(error)
-                return
-            ready.set_result(_Running(sandbox, asyncio.get_running_loop(), ended, threading.current_thread()))
-            await ended.wait()
+            sandbox = await stack.enter_async_context(
+                open_sandbox(self._name, packages=self._packages, workers=self._workers, allow_unsafe=self._unsafe)
+            )
+            running = _Running(
+                sandbox=sandbox,
+                loop=asyncio.get_running_loop(),
+                thread=threading.current_thread(),
+                ended=asyncio.Event(),
+                slots=asyncio.Semaphore(self._concurrency),
+            )
+            ready.set_result(running)
+            await running.ended.wait()
+            questions = asyncio.all_tasks() - {asyncio.current_task()}
+            for question in questions:
+                question.cancel()
+            await asyncio.gather(*questions, return_exceptions=True)
 
 
 class _Running(NamedTuple):
@@ -336,5 +446,24 @@ class _Running(NamedTuple):
 
     sandbox: Sandbox
     loop: asyncio.AbstractEventLoop
-    ended: asyncio.Event
     thread: threading.Thread
+    ended: asyncio.Event
+    slots: asyncio.Semaphore
+    """Of threads for a synchronous client's calls."""
+
+
+async def _until_closed(question: Coroutine[Any, Any, Answer], ended: asyncio.Event) -> Answer:
+    try:
+        return await question
+    except asyncio.CancelledError:
+        if ended.is_set():
+            raise SandboxError("the workflow was closed while it answered; ask again to start it anew") from None
+        raise
+
+
+def _tell(
+    loop: asyncio.AbstractEventLoop, setter: Callable[[Any], None], reply: asyncio.Future[Any], value: Any
+) -> None:
+    """Hands a thread's outcome to its loop, if anybody still waits for it."""
+    with contextlib.suppress(RuntimeError):  # the loop has ended
+        loop.call_soon_threadsafe(lambda: None if reply.done() else setter(value))

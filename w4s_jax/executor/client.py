@@ -11,13 +11,11 @@ models are built without validation and would let a broken one through.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import json
 import logging
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
@@ -43,7 +41,7 @@ from w4s_jax.executor.base import (
     TimeoutFault,
     UnreachableFault,
 )
-from w4s_jax.executor.dialect import known_dialect, parameter_not_taken
+from w4s_jax.executor.dialect import holds_object, known_dialect, parameter_not_taken, text_at_fault
 from w4s_jax.executor.prices import prompt_tokens_bound
 from w4s_jax.types import CallContext, ChatReply, ChatRequest, InputError, Usage
 
@@ -57,22 +55,6 @@ _MAY_HAVE_RUN = frozenset({502, 504, 520, 522, 524})
 """A gateway lost the answer; what stands behind it may have made and billed it."""
 _ENDED_EARLY = ("length", "content_filter")
 """Finish reasons of a choice that is returned as it is, empty or not."""
-_BACKSLASH = re.compile(r'\\([\\"/n]|u[0-9a-fA-F]{4}|[bfrt](?![a-zA-Z]))|\\')
-"""A backslash; group 1 where it opens an escape of JSON and no LaTeX word; as in `sandbox/child/parsing.py`."""
-_TEXT_AT_FAULT_PARAMETERS = frozenset({"messages", "temperature", "n", "max_tokens", "max_completion_tokens"})
-_TEXT_AT_FAULT_WORDS = (
-    "context_length_exceeded",
-    "context length",
-    "context window",
-    "maximum context",
-    "too long",
-    "too many tokens",
-    "string_above_max_length",
-    "content_policy",
-    "content_filter",
-    "content management policy",
-    "invalid_prompt",
-)
 
 
 class OpenAIBackend:
@@ -179,9 +161,7 @@ class OpenAIBackend:
                     raise BadRequestFault(f"no limit on the completion is taken, so no cap could hold: {message}")
                 self._learn(parameter, message)
                 raise NotAcceptedFault(message, parameter=parameter) from error
-            told = f"{error.code or ''} {message}".lower()
-            at_fault = status == 413 or error.param in _TEXT_AT_FAULT_PARAMETERS
-            if at_fault or any(words in told for words in _TEXT_AT_FAULT_WORDS):
+            if text_at_fault(status, error.code, error.param, message):
                 raise RefusedFault(message) from error
         raise _status_fault(error, message, self._key_name) from error
 
@@ -294,18 +274,9 @@ def parse_reply(body: bytes, request: ChatRequest) -> ChatReply:
 def _any_json(reply: ChatReply) -> bool:
     """Whether a workflow can read an object out of a choice, or one was ended early: all of them are paid again."""
     return any(
-        reason in _ENDED_EARLY or _holds_object(text)
+        reason in _ENDED_EARLY or holds_object(text)
         for text, reason in zip(reply.texts, reply.finish_reasons, strict=True)
     )
-
-
-def _holds_object(text: str) -> bool:
-    """Whether the outermost braces hold an object, as they are or with LaTeX's backslashes kept: as the agent reads."""
-    body = text[text.find("{") : text.rfind("}") + 1]
-    for candidate in (body, _BACKSLASH.sub(lambda found: found[0] if found[1] else r"\\", body)):
-        with contextlib.suppress(ValueError, RecursionError):
-            return isinstance(json.loads(candidate, strict=False), dict)
-    return False
 
 
 def _choice(choice: Mapping[str, Any]) -> tuple[str, str]:

@@ -11,7 +11,9 @@ that takes no temperature samples at its own.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -112,3 +114,46 @@ def parameter_not_taken(message: str, parameter: str | None, payload: Mapping[st
         if name in payload and (found := re.search(pattern, message, re.IGNORECASE))
     }
     return min(places, key=places.__getitem__) if places else None
+
+
+# --- what a refusal, and a reply, are about -------------------------------------
+
+_TEXT_AT_FAULT_PARAMETERS = frozenset({"messages", "temperature", "n", "max_tokens", "max_completion_tokens"})
+_TEXT_AT_FAULT_WORDS = (
+    "context_length_exceeded",
+    "context length",
+    "context window",
+    "maximum context",
+    "too long",
+    "too many tokens",
+    "string_above_max_length",
+    "content_policy",
+    "content_filter",
+    "content management policy",
+    "invalid_prompt",
+)
+_BACKSLASH = re.compile(r'\\([\\"/n]|u[0-9a-fA-F]{4}|[bfrt](?![a-zA-Z]))|\\')
+"""A backslash; group 1 where it opens an escape of JSON and no LaTeX word; as in `sandbox/child/parsing.py`."""
+
+
+def text_at_fault(status: int, code: str | None, parameter: str | None, message: str) -> bool:
+    """Whether a server refuses a request for what its author wrote: too long, against a policy, out of range.
+
+    Args:
+        status: of HTTP.
+        code: of the error; None where it has none.
+        parameter: as the error names it in a field of its own; None where it does not.
+        message: the error's text.
+    """
+    told = f"{code or ''} {message}".lower()
+    at_fault = status == 413 or parameter in _TEXT_AT_FAULT_PARAMETERS
+    return at_fault or any(words in told for words in _TEXT_AT_FAULT_WORDS)
+
+
+def holds_object(text: str) -> bool:
+    """Whether the outermost braces hold an object, as they are or with LaTeX's backslashes kept: as the agent reads."""
+    body = text[text.find("{") : text.rfind("}") + 1]
+    for candidate in (body, _BACKSLASH.sub(lambda found: found[0] if found[1] else r"\\", body)):
+        with contextlib.suppress(ValueError, RecursionError):
+            return isinstance(json.loads(candidate, strict=False), dict)
+    return False
