@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from absl import flags
 
 from experiments.world import World, metered
-from w4s_jax.executor.client import OpenAIBackend
+from w4s_jax.executor.client import OpenAIBackend, resolved_base_url
 from w4s_jax.executor.meta_agent import ApiPolicy
 from w4s_jax.types import InputError, Policy
 
@@ -46,12 +46,13 @@ async def open_meta_agent(world: World) -> AsyncIterator[Policy]:
 
 
 def _backend(model: str) -> OpenAIBackend:
-    """The door to an API meta-agent, with an address and a key of its own.
+    """The door to an API meta-agent; without an address of its own it is at the executor's.
 
     The executor's key goes to the executor's address alone, so another address needs META_AGENT_API_KEY.
     """
-    base_url = FLAGS.meta_agent_base_url or os.environ.get("META_AGENT_BASE_URL") or None
-    elsewhere = base_url not in (None, FLAGS.executor_base_url, os.environ.get("OPENAI_BASE_URL"))
+    executors = resolved_base_url(FLAGS.executor_base_url if FLAGS.executor == "openai" else None)
+    base_url = FLAGS.meta_agent_base_url or os.environ.get("META_AGENT_BASE_URL") or executors
+    elsewhere = base_url.rstrip("/") != executors.rstrip("/")
     try:
         return OpenAIBackend(
             model,

@@ -14,10 +14,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from experiments.progress import Progress
-from experiments.workflow_files import Chosen
+from experiments.workflow_files import WHOLE, Chosen
 from experiments.world import World
 from w4s_jax.mdp import best_tried
-from w4s_jax.reports.intervals import Estimate, mean, share
+from w4s_jax.reports.intervals import Estimate, bounded_mean, mean, share
 from w4s_jax.rollout.collect import Problem
 from w4s_jax.rollout.evaluate import finish_all
 from w4s_jax.types import Evaluated, Evaluation, ItemOutcome, ItemStatus, Purpose, Split, Trajectory
@@ -98,19 +98,27 @@ def labelled(results: Sequence[Result], label: str) -> list[Result]:
     return sorted((r for r in results if r.finalist.label == label), key=lambda r: r.finalist.task)
 
 
+def metric_of(results: Iterable[Result]) -> str:
+    """The metric of results: `accuracy` where every item is right or wrong, `score` where they are mixed."""
+    metrics = {"accuracy" if (m := r.finalist.chosen.feedback.metric) in WHOLE else m for r in results}
+    return metrics.pop() if len(metrics) == 1 else "score"
+
+
 def pooled(results: Sequence[Result]) -> Estimate:
-    """Accuracy over the items of all tasks together."""
-    return share(sum(r.evaluation.num_right for r in results), sum(r.evaluation.n for r in results))
+    """Mean of the tasks' own metrics over the items of all tasks together: accuracy, where items are right or wrong."""
+    if metric_of(results) == "accuracy":
+        return share(sum(r.evaluation.num_right for r in results), sum(r.evaluation.n for r in results))
+    return bounded_mean([o.score for result in results for o in _evaluated(result)])
 
 
 def paired_gain(before: Sequence[Result], after: Sequence[Result]) -> Estimate | None:
-    """Mean difference of accuracy on the same items; None where there is none in common."""
-    first = {o.item_id: o for result in before for o in _evaluated(result)}
+    """Mean difference of the metric on the same items; None where there is none in common."""
+    first = {(r.finalist.task, o.item_id): o.score for r in before for o in _evaluated(r)}
     differences = [
-        float(o.status is ItemStatus.RIGHT) - float(first[o.item_id].status is ItemStatus.RIGHT)
+        o.score - first[result.finalist.task, o.item_id]
         for result in after
         for o in _evaluated(result)
-        if o.item_id in first
+        if (result.finalist.task, o.item_id) in first
     ]
     return mean(differences) if differences else None
 
@@ -120,11 +128,10 @@ def _evaluated(result: Result) -> list[ItemOutcome]:
 
 
 def as_json(results: Sequence[Result]) -> dict[str, Any]:
-    """Accuracy, n and interval of one label, pooled and by task."""
+    """Accuracy and the tasks' own metric with n and intervals, of one label, pooled and by task."""
     by_task = {
         r.finalist.task: {
-            **share(r.evaluation.num_right, r.evaluation.n).as_json(),
-            "score": r.evaluation.score,
+            **_measured([r]),
             "validation_accuracy": r.finalist.chosen.feedback.accuracy,
             "validation_n": r.finalist.chosen.feedback.n,
             "usd_per_item": r.evaluation.usd_per_item,
@@ -132,4 +139,15 @@ def as_json(results: Sequence[Result]) -> dict[str, Any]:
         }
         for r in results
     }
-    return {**pooled(results).as_json(), "ci_method": "wilson, items of all tasks pooled", "by_task": by_task}
+    method = "wilson" if metric_of(results) == "accuracy" else "student's t of scores, wilson of accuracy"
+    return {**_measured(results), "ci_method": f"{method}, items of all tasks pooled", "by_task": by_task}
+
+
+def _measured(results: Sequence[Result]) -> dict[str, Any]:
+    right = share(sum(r.evaluation.num_right for r in results), sum(r.evaluation.n for r in results))
+    score = pooled(results)
+    return right.as_json() | {
+        "metric": metric_of(results),
+        "score": score.value,
+        "score_ci95": [score.low, score.high],
+    }

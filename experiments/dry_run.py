@@ -81,7 +81,8 @@ def worst_case(runs: Mapping[str, int], meta_agent: Mapping[str, int] | None = N
         "calls": calls,
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
-        "usd": price.usd(usage) + sum(part["usd"] for part in writing),
+        "usd": price.usd(usage),
+        "usd_with_meta_agent": price.usd(usage) + sum(part["usd"] for part in writing),
         "budget_usd": read_budget_usd(FLAGS.budget_usd),
     }
 
@@ -107,13 +108,13 @@ def spelled(case: dict[str, Any]) -> str:
         f"  {'prompt tokens':<28} {case['prompt_tokens']:>12,}  ({PROMPT_TOKENS} a call is an assumption)",
         f"  {'completion tokens':<28} {case['completion_tokens']:>12,}  "
         f"({FLAGS.executor_max_tokens} a call, --executor_max_tokens)",
-        *(
-            f"  {'meta-agent ' + part['model']:<28} {part['calls']:>12,}  calls, "
-            f"{part['prompt_tokens']:,} + {part['completion_tokens']:,} tokens, {part['usd']:,.2f} USD"
-            for part in case["meta_agent"]
-        ),
         f"  {'USD':<28} {case['usd']:>12,.2f}"
         + ("  (simulated)" if FLAGS.executor == "simulated" else "  by list price"),
+        *(
+            f"  {'meta-agent ' + part['model']:<28} {part['calls']:>12,}  calls, {part['usd']:,.2f} USD by list price "
+            f"({META_PROMPT_TOKENS} prompt tokens a call is an assumption, {FLAGS.max_new_tokens} new ones at most)"
+            for part in case["meta_agent"]
+        ),
         "Attempts that fail and may have been billed come on top: how many, only the service knows.",
     ]
     cap = case["budget_usd"]

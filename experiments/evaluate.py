@@ -28,7 +28,7 @@ from experiments.summary import SIMULATED_EXECUTOR
 from experiments.workflow_files import WHOLE
 from experiments.world import World, load_tasks, open_world, told
 from w4s_jax.executor.ledger import Totals
-from w4s_jax.reports.intervals import Estimate, mean, share
+from w4s_jax.reports.intervals import bounded_mean, share
 from w4s_jax.tasks.base import SealedTask
 from w4s_jax.tasks.registry import expand_tasks
 from w4s_jax.tasks.splits import split_hash
@@ -142,6 +142,7 @@ def as_json(question: Question, found: Found, world: World) -> dict[str, Any]:
     """The keys of `--json_out`; `usd`, `calls` and tokens are of the replies that the workflow got, when bought."""
     evaluation, task = found.evaluation, question.task
     outcomes = evaluation.outcomes
+    mean_score = bounded_mean([o.score for o in outcomes if o.status is not ItemStatus.NOT_EVALUATED])
     return {
         "task": task.name,
         "split": str(question.split),
@@ -154,7 +155,7 @@ def as_json(question: Question, found: Found, world: World) -> dict[str, Any]:
         "duplicates": len(task.duplicates()),
         "metric": task.metric,
         "score": evaluation.score if evaluation.n else None,
-        "score_ci95": score_interval(evaluation),
+        "score_ci95": [mean_score.low, mean_score.high],
         **share(evaluation.num_right, evaluation.n).as_json(),
         **({} if evaluation.n else {"accuracy": None}),
         "ci_method": "wilson",
@@ -189,13 +190,6 @@ def as_json(question: Question, found: Found, world: World) -> dict[str, Any]:
             for item, o in zip(question.items, outcomes, strict=True)
         ],
     }
-
-
-def score_interval(evaluation: Evaluation) -> list[float]:
-    """95 % interval of the mean metric, within [0, 1]; all of it where there are fewer than two items."""
-    scores = [o.score for o in evaluation.outcomes if o.status is not ItemStatus.NOT_EVALUATED]
-    found = mean(scores) if len(scores) > 1 else Estimate(0.0, 0, 0.0, 1.0)
-    return [max(0.0, found.low), min(1.0, found.high)]
 
 
 def printed(result: dict[str, Any]) -> str:

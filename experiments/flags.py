@@ -77,7 +77,7 @@ def define_meta_agent() -> None:
     flags.DEFINE_string("meta_agent_base_url", "", "Base URL of an api:MODEL meta-agent.")
     flags.DEFINE_enum("prompt_template", "full", ["full", "compact"], "compact is for the tiny meta-agent.")
     flags.DEFINE_float("temperature", sampling.temperature, "Sampling temperature of actions.", lower_bound=0.0)
-    flags.DEFINE_integer("max_new_tokens", sampling.max_new_tokens, "Most tokens of one action.", lower_bound=1)
+    flags.DEFINE_integer("max_new_tokens", sampling.max_new_tokens, "Most tokens of one action.", 1, 32_768)
     flags.DEFINE_integer("cache_length", 0, "Longest prompt with its new tokens (0: the model's own).", lower_bound=0)
     flags.DEFINE_integer("prompts_in_flight", 8, "Prompts decoded at once on the device.", lower_bound=1)
 

@@ -162,6 +162,11 @@ def load_model(spec: str, mesh: Mesh, param_dtype: str, *, flag: str) -> Loaded:
         config, variables = load_checkpoint(folder, mesh, jnp.dtype(param_dtype))
         return Loaded(spec, folder, config, variables, lora=None)
     given = _flags_of(run)
+    if "trajectories_per_round" not in given:
+        raise InputError(
+            f"--{flag}={spec} holds a search, not a training run, so there is no model in it; train one on it with "
+            f"experiments.rlao --trajectories={spec}"
+        )
     base = given.get("meta_agent", "tiny")
     loaded = load_model(base, mesh, param_dtype, flag=flag)
     config, variables = loaded.config, loaded.merged

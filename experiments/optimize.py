@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,8 @@ from experiments.progress import Progress
 from experiments.run_dir import RunDirectory, serialized_flags, versions, write_out
 from experiments.searching import make_collector, make_template, open_problems, suit_meta_agent
 from experiments.summary import SIMULATED_EXECUTOR, paths_shown, spent_json, spent_shown
-from experiments.workflow_files import Chosen, file_stem, spoken, spoken_test, write_workflows
-from experiments.world import World, load_tasks, open_world, recorded, told
+from experiments.workflow_files import Chosen, file_stems, spoken, spoken_test, write_workflows
+from experiments.world import World, load_tasks, open_world, recorded, refuse_other_data, told
 from w4s_jax.mdp import all_tried, best_tried
 from w4s_jax.reports.html import write_report
 from w4s_jax.rollout.collect import Problem
@@ -36,7 +38,7 @@ from w4s_jax.rollout.store import TrajectoryStore
 from w4s_jax.search.base import Found, Stop, StopRules, Strategy
 from w4s_jax.search.w4s import W4SStrategy
 from w4s_jax.tasks.registry import expand_tasks
-from w4s_jax.types import BudgetExceededError, Evaluated, InputError, Policy, Turn
+from w4s_jax.types import BudgetExceededError, CandidateStatus, Evaluated, InputError, Policy, Split, Turn
 
 FLAGS = flags.FLAGS
 
@@ -77,6 +79,11 @@ class Searched:
     def best_seed(self) -> Evaluated:
         """What the search had to beat."""
         return best_tried(self.found.start, ())
+
+    @property
+    def candidates(self) -> Counter[CandidateStatus]:
+        """What became of all that the meta-agent wrote."""
+        return Counter(c.status for turn in self.found.turns for c in turn.candidates)
 
     @property
     def good(self) -> list[Evaluated]:
@@ -164,17 +171,17 @@ async def search_one(job: Job, strategy: Strategy, problem: Problem, index: int)
     """The search on one task; see `search_all`."""
     rules, name = stop_rules(), problem.task.name
     planned = PlannedTrajectory(seed=FLAGS.seed, round=0, index=index, task=name)
-    with Progress(f"search on {name} (turns)", rules.num_turns) as progress:
+    stored = len(job.store.finished_turns(0, index))
+    with Progress(f"search on {name} (turns)", max(rules.num_turns, stored)) as progress:
 
         def so_far(stopped_by: Stop | None = None) -> Found:
             return Found(problem.start, job.store.finished_turns(0, index), stopped_by)
 
-        def on_turn(turn: Turn | None) -> None:
+        def on_turn(turn: Turn) -> None:
             job.keep(problem, found := so_far())
-            progress.advance(int(turn is not None), best=f"{found.best.feedback.accuracy:.3f}")
+            progress.advance(best=f"{found.best.feedback.accuracy:.3f}")
 
-        progress.advance(len(so_far().turns))
-        on_turn(None)
+        progress.advance(len(so_far().turns), best=f"{so_far().best.feedback.accuracy:.3f}")
         try:
             job.keep(problem, await strategy.search(problem, planned, job.store, rules, on_turn))
         except BudgetExceededError as error:
@@ -204,7 +211,7 @@ def summary_json(
     searched: Sequence[Searched], results: Sequence[closing.Result], world: World, run: RunDirectory
 ) -> dict[str, Any]:
     """The keys of `summary.json`: `searches` by task, `seeds` and `search` where the test split was opened, costs."""
-    labels = dict.fromkeys(result.finalist.label for result in results)
+    labels, stems = dict.fromkeys(result.finalist.label for result in results), file_stems(one.task for one in searched)
     found: dict[str, Any] = {label: closing.as_json(closing.labelled(results, label)) for label in labels}
     gain = closing.paired_gain(closing.labelled(results, "seeds"), closing.labelled(results, "search"))
     if gain is not None and gain.n > 1:
@@ -213,7 +220,7 @@ def summary_json(
         "strategy": FLAGS.strategy,
         "meta_agent": FLAGS.meta_agent,
         "executor_model": world.executor.model,
-        "searches": {one.task: search_json(one, run) for one in searched},
+        "searches": {one.task: search_json(one, run, stems[one.task]) for one in searched},
         **spent_json(world.calls.summary()),
         "seconds": world.calls.spent.seconds,
         "simulated": world.executor.simulated,
@@ -222,13 +229,14 @@ def summary_json(
     }
 
 
-def search_json(one: Searched, run: RunDirectory) -> dict[str, Any]:
+def search_json(one: Searched, run: RunDirectory, stem: str) -> dict[str, Any]:
     """One search: how far it came, and the best seed and workflow by validation."""
 
     def told_of(evaluated: Evaluated) -> dict[str, Any]:
         feedback = evaluated.feedback
         return {
             "workflow": evaluated.workflow.name,
+            "digest": evaluated.workflow.digest,
             "validation_accuracy": feedback.accuracy,
             "validation_n": feedback.n,
             "usd_per_item": feedback.usd_per_item,
@@ -237,13 +245,14 @@ def search_json(one: Searched, run: RunDirectory) -> dict[str, Any]:
     return {
         "metric": one.problem.task.metric,
         "turns": len(one.found.turns),
+        "candidates": {str(status): one.candidates[status] for status in CandidateStatus},
         "stopped_by": None if one.found.stopped_by is None else str(one.found.stopped_by),
         "seed": told_of(one.best_seed),
         "best": told_of(one.found.best),
         "by_turn": [
             best_tried(one.found.start, one.found.turns[:n]).feedback.accuracy for n in range(len(one.found.turns) + 1)
         ],
-        "file": str(run.workflows / f"{file_stem(one.task)}.py"),
+        "file": str(run.workflows / f"{stem}.py"),
     }
 
 
@@ -253,19 +262,29 @@ def printed(searched: Sequence[Searched], results: Sequence[closing.Result], sum
     for one in searched:
         turns = len(one.found.turns)
         lines.append(f"{one.task}: {turns} turn{'s' if turns != 1 else ''}, stopped by {one.found.stopped_by}")
+        if one.candidates.total() > one.candidates[CandidateStatus.OK]:
+            lines.append(f"  {'candidates':<30} {lost(one)}")
         lines.append(f"  {'best seed, validation':<30} {one.best_seed.workflow.name}: {spoken(one.best_seed)}")
         lines.append(f"  {'best workflow, validation':<30} {one.found.best.workflow.name}: {spoken(one.found.best)}")
         for result in results:
             if result.finalist.task == one.task:
                 title = {"seeds": "best seed, test", "search": "best workflow, test"}[result.finalist.label]
                 lines.append(f"  {title:<30} {spoken_test(one.problem.task.metric, result.evaluation)}")
-        if not results:
+        if not results and not FLAGS.test:
             lines.append("  (the best of many on validation is optimistic; --test measures it on the test split)")
     lines.append(spent_shown(summary))
     lines += paths_shown(summary, {"best workflow": "best_workflow", "report": "report"})
     if summary["simulated"]:
         lines += ["", SIMULATED_EXECUTOR]
     return "\n".join(lines)
+
+
+def lost(one: Searched) -> str:
+    """How many candidates ran, and why the others did not."""
+    reasons = Counter(c.reason for turn in one.found.turns for c in turn.candidates if c.reason)
+    reason = " ".join(reasons.most_common(1)[0][0].split())[:120]
+    counts = ", ".join(f"{one.candidates[status]} {status}" for status in CandidateStatus if one.candidates[status])
+    return f"{counts} of {one.candidates.total()} (most often: {reason})"
 
 
 # --- the command --------------------------------------------------------------
@@ -278,6 +297,12 @@ async def optimize(run: RunDirectory, names: Sequence[str]) -> None:
         BudgetExceededError: a cap left no room; what was found so far is written, and the same command goes on.
     """
     tasks = load_tasks(names)
+    refuse_other_data(run.versions, tasks)
+    empty = [name for name, task in tasks.items() if FLAGS.test and not task.split_sizes()[Split.TEST]]
+    if empty:
+        raise InputError(
+            f"--test with an empty test split of {empty[0]}; give more rows or a smaller --validation_size"
+        )
     outcomes = Path(FLAGS.outcomes) if FLAGS.outcomes else run.outcomes
     async with contextlib.AsyncExitStack() as stack:
         world = await stack.enter_async_context(open_world(tasks, run.calls, outcomes))
@@ -285,11 +310,18 @@ async def optimize(run: RunDirectory, names: Sequence[str]) -> None:
         store = stack.enter_context(TrajectoryStore(run.trajectories))
         run.write_json(run.versions, described(world))
         print(opening_lines(world, run, len(store)), file=sys.stderr)
-        job = Job(run=run, world=world, store=store)
+        tested = tested_before(run)
         problems = await open_problems(world, names)
+        job = Job(run=run, world=world, store=store)
+        for index, problem in enumerate(problems.values()):
+            turns = store.finished_turns(0, index)
+            job.searched[problem.task.name] = Searched(problem=problem, found=Found(problem.start, turns, None))
+        if not run.summary.exists():
+            job.write([])
         exceeded = await search_all(job, make_strategy(world, policy), problems)
         results: list[closing.Result] = []
-        if FLAGS.test and exceeded is None:
+        same = tested == {one.task: one.found.best.workflow.digest for one in job.searched.values()}
+        if (FLAGS.test or same) and exceeded is None:  # what was measured before is remembered and costs nothing
             try:
                 results = await test_all(world, list(job.searched.values()))
             except BudgetExceededError as error:
@@ -300,6 +332,15 @@ async def optimize(run: RunDirectory, names: Sequence[str]) -> None:
     print(printed(list(job.searched.values()), results, summary))
     if exceeded is not None:
         raise exceeded
+
+
+def tested_before(run: RunDirectory) -> dict[str, str]:
+    """Digests of the workflows, by task, whose test results stand in this run's summary; none where it has none."""
+    try:
+        summary = json.loads(run.summary.read_text(encoding="utf-8"))
+        return {task: search["best"]["digest"] for task, search in summary["searches"].items() if "search" in summary}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def described(world: World) -> dict[str, Any]:

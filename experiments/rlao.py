@@ -32,7 +32,7 @@ from experiments.searching import make_template, open_problems, suit_meta_agent
 from experiments.summary import Paths, printed, summary_json
 from experiments.training import Training, follow, open_training, sampling_mesh
 from experiments.workflow_files import write_workflows
-from experiments.world import duplicates_between, load_tasks, open_world, recorded, task_names, told
+from experiments.world import duplicates_between, load_tasks, open_world, recorded, refuse_other_data, task_names, told
 from w4s_jax.policy.generate import Generator
 from w4s_jax.policy.local import LocalPolicy
 from w4s_jax.reports.html import write_report
@@ -95,6 +95,7 @@ async def rlao(run: RunDirectory, leader: Leader, closing_time: contextlib.ExitS
     stored = read_trajectories(FLAGS.trajectories)  # what cannot be read is said before anything is spent
     train_names, eval_names = task_names()
     tasks = load_tasks((*train_names, *eval_names))
+    refuse_other_data(run.versions, tasks)
     training = open_training(run, stored, leader.tell)
     closing_time.callback(training.checkpoints.wait)
     async with contextlib.AsyncExitStack() as stack:

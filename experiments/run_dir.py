@@ -78,9 +78,14 @@ class RunDirectory:
             try:
                 yield resumed
             except W4sError:
-                if not resumed and not self.trajectories.exists():
-                    self.flags.unlink(missing_ok=True)  # nothing was begun: the command may be corrected
+                if not resumed and not self._begun():
+                    self.flags.unlink(missing_ok=True)  # the command may be corrected; what it bought is kept
                 raise
+
+    def _begun(self) -> bool:
+        """Whether a turn or a checkpoint was made, which other flags would not have made."""
+        turns = self.trajectories.exists() and self.trajectories.stat().st_size > 0
+        return turns or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
 
     def _refuse_other_flags(self, serialized: Mapping[str, str], may_change: Collection[str]) -> None:
         before = dict(_name_and_line(line) for line in self.flags.read_text().splitlines() if line.startswith("--"))
@@ -166,9 +171,16 @@ def serialized_flags(modules: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for module in modules:
         for flag in flags.FLAGS.get_key_flags_for_module(module):
-            if flag.name not in ("run_dir", "flagfile", "dry_run"):
-                found[flag.name] = flag.serialize() or f"--{flag.name}="
+            if flag.name not in ("run_dir", "flagfile", "dry_run") and (line := flag_line(flag)):
+                found[flag.name] = line
     return dict(sorted(found.items()))
+
+
+def flag_line(flag: flags.Flag) -> str:
+    """The line of a flag file that sets a flag again; empty where it has no value."""
+    if flag.value is None:
+        return ""
+    return " ".join((flag.serialize() or f"--{flag.name}=").splitlines())  # a flag file holds a flag a line
 
 
 def versions() -> dict[str, Any]:

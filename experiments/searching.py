@@ -37,8 +37,9 @@ def suit_meta_agent() -> None:
     it was trained with.
     """
     settings: Mapping[str, str | int | float] = _OF_TINY if FLAGS.meta_agent == "tiny" else {}
-    for folder in (Path(FLAGS.meta_agent), Path(FLAGS.meta_agent).parent):
-        if not settings and folder.name and (folder / "run.flags").is_file():
+    given_path = Path(FLAGS.meta_agent).resolve()
+    for folder in (given_path, given_path.parent) if given_path.is_dir() else ():
+        if not settings and (folder / "run.flags").is_file():
             lines = (folder / "run.flags").read_text().splitlines()
             given = dict(line.removeprefix("--").split("=", 1) for line in lines if "=" in line)
             settings = {name: given[name] for name in _OF_TINY if name in given}

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.closing import Result, as_json, labelled, paired_gain, pooled
+from experiments.closing import Result, as_json, labelled, metric_of, paired_gain, pooled
 from w4s_jax.executor.ledger import Summary
 from w4s_jax.types import Purpose
 
@@ -88,7 +88,9 @@ _TITLES = {
 
 def printed(results: Sequence[Result], summary: Mapping[str, Any], tasks: Sequence[str]) -> str:
     """The summary as people read it."""
-    lines = ["", f"Test accuracy on {', '.join(tasks)} (95 % interval over items)"]
+    metric = metric_of(results)
+    named = "accuracy" if metric == "accuracy" else f"mean {metric}"
+    lines = ["", f"Test {named} on {', '.join(tasks)} (95 % interval over items)"]
     for label in dict.fromkeys(result.finalist.label for result in results):
         stem, _, turns = label.partition("_")
         title = _TITLES[stem] + (f", {turns} turns" if turns else "")

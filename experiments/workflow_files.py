@@ -6,13 +6,18 @@ what was chosen → **workflows/*.py** → user, `w4s_jax.load_workflow`
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from experiments.run_dir import RunDirectory
 from w4s_jax.reports.intervals import share
 from w4s_jax.types import Evaluated, Evaluation
+
+_CANDIDATE = re.compile(r"r\d+-t\d+-turn\d+-c\d+")
+"""Names of workflows that a meta-agent wrote; see `mdp.workflow_name`."""
 
 WHOLE = ("accuracy", "pass@1")
 """Metrics under which an item is right or wrong."""
@@ -39,20 +44,26 @@ def write_workflows(run: RunDirectory, chosen: Sequence[Chosen], executor_model:
     Raises:
         StoreError: a file cannot be written.
     """
-    seen: dict[str, int] = {}
+    stems = file_stems(one.task for one in chosen)
+    seen: Counter[str] = Counter()
     for one in chosen:
-        seen[one.task] = seen.get(one.task, 0) + 1
-        number = f"_{seen[one.task]}" if seen[one.task] > 1 else ""
-        path = run.workflows / f"{file_stem(one.task)}{number}.py"
+        seen[one.task] += 1
+        number = f"_no{seen[one.task]}" if seen[one.task] > 1 else ""
+        path = run.workflows / f"{stems[one.task]}{number}.py"
         run.write(path, workflow_file(one, executor_model, simulated))
     best = max(chosen, key=lambda one: one.evaluated.feedback.accuracy)
     run.write(run.workflows / "best.py", workflow_file(best, executor_model, simulated))
     return run.workflows / "best.py"
 
 
-def file_stem(task: str) -> str:
-    """A task's name as the name of a file."""
-    return re.sub(r"\W", "_", task)
+def file_stems(tasks: Iterable[str]) -> dict[str, str]:
+    """Names of tasks as names of files, different ones; a digest sets those apart that look alike."""
+    plain = {task: re.sub(r"\W", "_", task) for task in tasks}
+    alike = Counter(plain.values())
+    return {
+        task: stem if alike[stem] == 1 else f"{stem}_{hashlib.sha256(task.encode()).hexdigest()[:6]}"
+        for task, stem in plain.items()
+    }
 
 
 def workflow_file(chosen: Chosen, executor_model: str, simulated: bool) -> str:
@@ -60,13 +71,15 @@ def workflow_file(chosen: Chosen, executor_model: str, simulated: bool) -> str:
     feedback, test = chosen.evaluated.feedback, chosen.test
     cost = "simulated USD" if simulated else "USD"
     usd = feedback.usd_per_item if test is None else test.usd_per_item
+    written = _CANDIDATE.fullmatch(chosen.evaluated.workflow.name)
+    author = "Written by a language model" if written else "A workflow that the search started from"
     lines = [
         f"Workflow {chosen.evaluated.workflow.name} for the task {chosen.task}.",
         "Not evaluated on the test split." if test is None else f"Test {spoken_test(feedback.metric, test)}.",
-        f"Validation {spoken(chosen.evaluated)}; chosen as the best of many, so this one is optimistic.",
+        f"Validation {spoken(chosen.evaluated)}; chosen as the best of all tried, so this one is optimistic.",
         f"Executor: {executor_model}{' (a simulation; says nothing about real models)' if simulated else ''}.",
         f"Cost: {usd:.6f} {cost} a question, our estimate from list prices.",
-        "Written by a language model: outside a sandbox, it can do whatever your account can do.",
+        f"{author}: outside a sandbox, it can do whatever your account can do.",
         "To run it in one, with any OpenAI-compatible client: w4s_jax.load_workflow(path, client=…, model=…).",
     ]
     header = "\n".join(f"# {line}" for line in lines)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import json
 import math
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -144,6 +145,30 @@ def recorded(tasks: Mapping[str, SealedTask]) -> dict[str, Any]:
     }
 
 
+def refuse_other_data(versions: Path, tasks: Mapping[str, SealedTask]) -> None:
+    """Refuses to go on in a run directory whose questions have changed since it was begun.
+
+    Args:
+        versions: `versions.json` of the run; nothing is refused where there is none.
+        tasks: as they are loaded now.
+
+    Raises:
+        InputError: the content of a split is another.
+    """
+    try:
+        before = json.loads(versions.read_text(encoding="utf-8"))["split_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    for name, task in tasks.items():
+        for split in Split:
+            was = before.get(name, {}).get(str(split), "")
+            if was and was != task.split_hash(split):
+                raise InputError(
+                    f"the {split} questions of {name} are not those that this run was begun with (sha256 "
+                    f"{task.split_hash(split)[:12]}, was {was[:12]}); restore them, or give another --run_dir"
+                )
+
+
 def duplicates_between(tasks: Mapping[str, SealedTask], trained: Iterable[str], evaluated: Iterable[str]) -> list[str]:
     """A line for every task trained on that shares questions with the test split of another one."""
     lines = []
@@ -169,20 +194,17 @@ async def open_world(tasks: Mapping[str, SealedTask], calls_path: Path, outcomes
         StoreError: a file cannot be opened.
     """
     backend = make_backend(tasks.values())
-    packages = itertools.chain(FLAGS.sandbox_packages, *(task.packages for task in tasks.values()))
+    graders = itertools.chain.from_iterable(task.packages for task in tasks.values())
+    packages = tuple(dict.fromkeys((*FLAGS.sandbox_packages, *graders)))
     async with contextlib.AsyncExitStack() as stack:
         calls = CallStore(calls_path)
         stack.push_async_callback(calls.close)
         budget = Budget(caps(), spent=calls.spent)
         executor = await stack.enter_async_context(metered(backend, calls, budget))
-        sandbox = await stack.enter_async_context(
-            open_sandbox(
-                FLAGS.sandbox,
-                packages=tuple(dict.fromkeys(packages)),
-                workers=sandbox_workers(),
-                allow_unsafe=FLAGS.allow_unsafe_sandbox,
-            )
-        )
+        sandbox = await stack.enter_async_context(sandbox_with(FLAGS.sandbox_packages))
+        grading = sandbox  # what a workflow may import does not depend on which tasks are graded beside it
+        if len(packages) > len(FLAGS.sandbox_packages):
+            grading = await stack.enter_async_context(sandbox_with(packages))
         memo = stack.enter_context(OutcomeMemo(outcomes_path))
         yield World(
             tasks=tasks,
@@ -190,8 +212,18 @@ async def open_world(tasks: Mapping[str, SealedTask], calls_path: Path, outcomes
             calls=calls,
             budget=budget,
             executor=executor,
-            evaluator=Evaluator(executor, sandbox, memo, evaluation_options()),
+            evaluator=Evaluator(executor, sandbox, memo, evaluation_options(sandbox.name), grading=grading),
         )
+
+
+def sandbox_with(packages: Iterable[str]) -> contextlib.AbstractAsyncContextManager[Sandbox]:
+    """The sandbox of the flags, in which these packages can be imported."""
+    return open_sandbox(
+        FLAGS.sandbox,
+        packages=tuple(packages),
+        workers=sandbox_workers(),
+        allow_unsafe=FLAGS.allow_unsafe_sandbox,
+    )
 
 
 def make_backend(tasks: Iterable[SealedTask]) -> Backend:
@@ -246,15 +278,19 @@ def sandbox_workers() -> int:
     return FLAGS.sandbox_workers or os.cpu_count() or 1
 
 
-def evaluation_options() -> EvaluationOptions:
+def evaluation_options(sandbox: str) -> EvaluationOptions:
     """How items are run: as many at once as have a call on its way, and a few more that compute.
 
     More would share the calls that a cap allows among items that none of them finishes.
+
+    Args:
+        sandbox: its back end; outcomes of one that only limits are remembered apart.
     """
+    unguarded = " process" if sandbox == "process" else ""
     return EvaluationOptions(
         concurrency=FLAGS.concurrency + 2 * sandbox_workers(),
         max_calls_per_item=FLAGS.max_calls_per_item,
         item_timeout=FLAGS.item_timeout,
         max_completion_tokens=FLAGS.executor_max_tokens,
-        scope=f"{FLAGS.executor} {FLAGS.executor_base_url} {','.join(FLAGS.sandbox_packages)}",
+        scope=f"{FLAGS.executor} {FLAGS.executor_base_url} {','.join(FLAGS.sandbox_packages)}{unguarded}",
     )

@@ -68,3 +68,22 @@ async def test_the_real_files_run_as_well(tmp_path):
     tasks = ["gsm_hard", "gsm8k", "mgsm:en+de", "humaneval"]
     summary, _ = await optimized(tmp_path, SHARED, tasks, "--validation_size=8", "--test_size=8")
     assert {name: result["n"] for name, result in summary["search"]["by_task"].items()} == dict.fromkeys(tasks, 8)
+
+
+def test_what_a_workflow_may_import_does_not_depend_on_what_its_grader_needs(tmp_path):
+    (tmp_path / "greedy.py").write_text("def solver(agent, task):\n    import sympy\n    return {'answer': '7'}\n")
+    found = {}
+    for packages in ("numpy", "numpy,sympy"):
+        done = Command(tmp_path / "no_agent", tmp_path / "compiled").python_to_end(
+            *("-m", "experiments.evaluate", "--task=math", f"--data_dir={write_small_benchmarks(tmp_path / 'data')}"),
+            *(
+                f"--workflow={tmp_path / 'greedy.py'}",
+                f"--run_dir={tmp_path / 'run'}",
+                f"--sandbox_packages={packages}",
+            ),
+            f"--json_out={tmp_path / 'out.json'}",
+        )
+        assert done.returncode == 0, done.stderr
+        found[packages] = {item["symptom"] for item in json.loads((tmp_path / "out.json").read_text())["items"]}
+    assert found["numpy"] == {"ModuleNotFoundError"}
+    assert "ModuleNotFoundError" not in found["numpy,sympy"]  # other packages, other outcomes

@@ -1,5 +1,7 @@
 """What is said of test results, on hand-made outcomes."""
 
+import dataclasses
+
 import pytest
 
 from experiments.closing import (
@@ -103,6 +105,39 @@ def test_the_gain_is_paired_by_item():
     assert gain.n == 4
     assert gain.high - gain.value == pytest.approx(3.182 * (1 / 3) ** 0.5 / 2, abs=1e-3)
     assert paired_gain([], [after]) is None
+
+
+def partly_right(label, scores, task="t"):
+    """Outcomes with scores between wrong and right, of a task whose metric is F1."""
+    found = result(label, [R if score == 1.0 else W for score in scores], task)
+    outcomes = [dataclasses.replace(o, score=score) for o, score in zip(found.evaluation.outcomes, scores, strict=True)]
+    chosen = dataclasses.replace(found.finalist.chosen, feedback=Feedback(accuracy=0.5, n=20, metric="f1"))
+    return Result(
+        finalist=dataclasses.replace(found.finalist, chosen=chosen),
+        evaluation=dataclasses.replace(found.evaluation, outcomes=tuple(outcomes)),
+    )
+
+
+def test_where_answers_may_be_partly_right_the_mean_counts_and_the_share_stands_beside_it():
+    """Before: two at 1.0 of four, mean 0.5. After: none at 1.0, mean 0.9: a gain, though nothing is wholly right."""
+    before, after = partly_right("before", [1.0, 1.0, 0.0, 0.0]), partly_right("after", [0.9, 0.9, 0.9, 0.9])
+    assert pooled([before]).value == 0.5
+    assert pooled([after]).value == pytest.approx(0.9)
+    assert paired_gain([before], [after]).value == pytest.approx(0.4)
+    told = as_json([after])
+    assert (told["metric"], told["accuracy"], told["score"]) == ("f1", 0.0, pytest.approx(0.9))
+    assert told["by_task"]["t"]["score_ci95"] == pytest.approx([0.9, 0.9])
+    assert as_json([partly_right("after", [0.5], "a"), result("after", [R], "b")])["metric"] == "score"
+
+
+def test_items_of_two_tasks_are_paired_within_their_own():
+    def named_alike(found):
+        outcomes = [dataclasses.replace(o, item_id=o.item_id.split("/")[1]) for o in found.evaluation.outcomes]
+        return dataclasses.replace(found, evaluation=dataclasses.replace(found.evaluation, outcomes=tuple(outcomes)))
+
+    before = [named_alike(result("before", [R, W], "a")), named_alike(result("before", [W, R], "b"))]
+    after = [named_alike(result("after", [R, W], "a")), named_alike(result("after", [W, R], "b"))]
+    assert paired_gain(before, after)[:2] == (0.0, 4)
 
 
 def test_results_of_a_label_come_by_task():

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from fakes import FakeServer, completion, refusal
@@ -12,10 +14,15 @@ from rlao_runs import one_line, records
 
 from benchmarks.kill_and_resume import ROOT, Command, stopped_when, turns_stored
 from w4s_jax.executor.ledger import CallStore
+from w4s_jax.executor.simulator import SimulatedBackend
+from w4s_jax.executor.simulator.server import serve
+from w4s_jax.tasks.base import TaskOptions
+from w4s_jax.tasks.registry import make_task
+from w4s_jax.tasks.splits import SplitSizes
 from w4s_jax.workflows import load_seed, load_workflow_file
 
 SMALL = ("--task=toy_units", "--validation_size=10", "--test_size=10", "--num_candidates=2", "--sandbox_packages=")
-PRICE = '--executor_prices={"writer": {"input": 1, "output": 2}}'
+PRICE = '--executor_prices={"writer":\n {"input": 1, "output": 2}}'
 WITHOUT_JAX = """
 import runpy, sys
 for name in ("jax", "jaxlib", "flax", "optax", "orbax", "transformers", "tokenizers", "safetensors", "tensorboardX"):
@@ -67,6 +74,9 @@ def test_the_default_finds_a_workflow_and_goes_on_where_it_ended(optimize, tmp_p
     assert first["simulated"]
     assert "search" not in first  # the test split was not asked for, and not opened
     turns = records(tmp_path / "run" / "trajectories.jsonl")
+
+    again, _ = optimize(f"--flagfile={tmp_path / 'run' / 'run.flags'}", "--dry_run")
+    assert again.returncode == 0, again.stderr
 
     done, second = optimize("--num_turns=3", "--test")
     assert done.returncode == 0, done.stderr
@@ -133,6 +143,8 @@ async def test_a_model_behind_an_api_needs_no_jax_and_its_turns_train_one(optimi
     search = summary["searches"]["toy_units"]
     # Both survivors of both turns are one workflow: a better one can come in the first turn alone.
     assert (search["turns"], search["stopped_by"]) in {(3, "plateau"), (2, "plateau"), (3, "turns")}
+    again, _ = optimize(f"--flagfile={tmp_path / 'run' / 'run.flags'}", "--dry_run")
+    assert again.returncode == 0, again.stderr
     asked = len(server.requests)
     assert summary["usd_by"]["meta_agent"] == pytest.approx(asked * (900 + 2 * 20) * 1e-6)
     assert f"and {summary['usd_by']['meta_agent']:.4f} USD by the meta-agent" in done.stdout
@@ -184,6 +196,83 @@ async def test_a_meta_agent_that_refuses_its_prompt_is_one_line(optimize):
         flags = ("--meta_agent=api:writer", f"--meta_agent_base_url={server.base_url}", "--budget_usd=1", PRICE)
         done, _ = await asyncio.to_thread(optimize, *flags)
     assert "api:writer refuses the meta-agent's prompt" in one_line(done, 2)
+
+
+def test_test_results_stay_with_the_workflow_they_are_of(optimize, tmp_path):
+    done, tested = optimize("--num_turns=1", "--test")
+    assert done.returncode == 0, done.stderr
+    done, again = optimize("--num_turns=1")  # nothing new: what was measured stays, and is not bought again
+    assert done.returncode == 0, done.stderr
+    assert again["search"] == tested["search"]
+    assert (again["usd"], again["calls"]) == (tested["usd"], tested["calls"])
+    done, _ = optimize("--num_turns=1", "--num_candidates=3")
+    assert "became" in one_line(done, 2)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["search"] == tested["search"]
+
+
+def test_questions_that_have_changed_are_refused_before_anything_is_written(optimize, tmp_path):
+    own = tmp_path / "own.csv"
+    own.write_text("question,answer\n" + "".join(f"What is {i} + {i}?,{2 * i}\n" for i in range(20)))
+    flags = (f"--task=jsonl:{own}", "--scorer=numeric", "--num_turns=1", "--test")
+    done, _ = optimize(*flags)
+    assert done.returncode == 0, done.stderr
+    left = {
+        path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*") if path.suffix in (".py", ".json", ".flags")
+    }
+    own.write_text(own.read_text().replace("What is 3 + 3?", "What is three and three?"))
+    done, _ = optimize(*flags)
+    assert re.search(r"questions of jsonl:\S+ are not those that this run was begun with", one_line(done, 2))
+    assert {path: path.read_bytes() for path in left} == left
+
+
+def test_files_of_tasks_whose_names_look_alike_are_kept_apart(optimize, tmp_path):
+    for name in ("x-1.csv", "x_1.csv"):
+        (tmp_path / name).write_text("question,answer\n" + "".join(f"{name} {i} + {i}?,{2 * i}\n" for i in range(20)))
+    tasks = ",".join(f"jsonl:{tmp_path / name}" for name in ("x-1.csv", "x_1.csv"))
+    done, summary = optimize(f"--task={tasks}", "--scorer=numeric", "--target=0.01")
+    assert done.returncode == 0, done.stderr
+    files = [search["file"] for search in summary["searches"].values()]
+    assert len(set(files)) == 2
+    for task, search in summary["searches"].items():
+        text = Path(search["file"]).read_text()
+        assert f"for the task {task}." in text
+        assert "A workflow that the search started from: outside a sandbox" in text
+
+
+async def test_actions_that_never_ran_are_counted_and_said(optimize):
+    async with FakeServer(lambda *asked: completion("I would rather not.")) as server:
+        flags = ("--meta_agent=api:writer", f"--meta_agent_base_url={server.base_url}", "--budget_usd=1", PRICE)
+        done, summary = await asyncio.to_thread(optimize, *flags, "--num_turns=1")
+    assert done.returncode == 0, done.stderr
+    assert summary["searches"]["toy_units"]["candidates"] == {"ok": 0, "skipped": 2, "failed": 0}
+    assert "2 skipped of 2 (most often: the reply holds no Python block" in done.stdout
+
+
+async def test_each_key_goes_to_its_own_address(optimize, monkeypatch):
+    simulator = SimulatedBackend(tasks=[make_task("toy_units", TaskOptions(sizes=SplitSizes(validation=10, test=10)))])
+    monkeypatch.setenv("META_AGENT_API_KEY", "sk-meta")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    async with FakeServer(writer) as server, serve(simulator) as url:
+        flags = ("--meta_agent=api:writer", f"--meta_agent_base_url={server.base_url}", "--budget_usd=1", PRICE)
+        done, _ = await asyncio.to_thread(
+            optimize, *flags, "--num_turns=1", "--executor=openai", f"--executor_base_url={url}"
+        )
+        assert done.returncode == 0, done.stderr
+        assert {headers["Authorization"] for _, headers in server.requests} == {"Bearer sk-meta"}
+
+
+def test_an_address_with_a_password_is_refused_and_not_written(optimize, tmp_path):
+    done, _ = optimize("--executor=openai", "--executor_base_url=http://me:sk-secret@127.0.0.1:9/v1", "--budget_usd=1")
+    assert "holds a user name or a password" in one_line(done, 2)
+    assert "sk-secret" not in done.stderr
+    assert not [p for p in (tmp_path / "run").rglob("*") if p.is_file() and b"sk-secret" in p.read_bytes()]
+
+
+def test_a_search_is_no_model(optimize, tmp_path):
+    done, _ = optimize("--num_turns=1")
+    assert done.returncode == 0, done.stderr
+    done, _ = optimize(f"--meta_agent={tmp_path / 'run'}", run_dir="other")
+    assert "holds a search, not a training run" in one_line(done, 2)
 
 
 @pytest.mark.parametrize(

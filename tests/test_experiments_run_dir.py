@@ -56,11 +56,20 @@ def test_a_command_that_was_refused_before_it_began_binds_nobody(tmp_path):
 
 def test_a_command_that_failed_after_it_began_binds_the_next(tmp_path):
     run = RunDirectory(tmp_path)
-    run.trajectories.touch()
+    run.trajectories.write_text("a turn\n")
     with pytest.raises(StoreError), run.opened(FLAGS):
         raise StoreError("disk full")
     with pytest.raises(InputError, match="other flags"):
         begin(run, FLAGS | {"tau": "--tau=9"})
+
+
+def test_a_command_that_failed_before_its_first_turn_may_be_corrected(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.trajectories.touch()  # opened, and nothing in it
+    run.checkpoints.mkdir()
+    with pytest.raises(InputError, match="no such model"), run.opened(FLAGS):
+        raise InputError("no such model")
+    begin(run, FLAGS | {"tau": "--tau=9"})
 
 
 def test_two_processes_do_not_share_a_directory(tmp_path):

@@ -166,7 +166,7 @@ def test_numbers_on_the_page_are_those_of_the_run(tmp_path):
         "0.695 After training 95 % [0.599, 0.777], n = 100",
         "+0.305 Gain, before to after, paired by item 95 % [+0.211, +0.399], n = 100",
         "toy_ages 0.420 [0.294, 0.558] n = 50 0.470 [0.340, 0.610] n = 50 0.770 [0.640, 0.870] n = 50",
-        "toy_dates After training w_toy_dates 0.700 (n = 20) 0.620 (n = 50)",
+        "toy_dates After training w_toy_dates accuracy 0.700 (n = 20) 0.620 (n = 50)",
         "1 2 12 0.125 0.625 0.200 0.400 5 0",
         "c0 0.400 reward 1 chosen 2 repairs · 0.0321 USD",
         "c1 skipped SyntaxError: '(' was never closed 3 repairs · 0 USD",

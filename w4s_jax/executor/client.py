@@ -90,7 +90,7 @@ class OpenAIBackend:
         """
         if not model:
             raise InputError("the model's name is empty; give it as the server spells it, e.g. gpt-4o-mini")
-        base_url = base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL
+        base_url = resolved_base_url(base_url)
         loopback = _is_loopback(base_url)
         self.model, self.simulated = model, loopback and model == simulated_on_loopback
         keys = [api_key, *map(os.environ.get, key_variables), "none" if loopback else None]
@@ -166,13 +166,23 @@ class OpenAIBackend:
         raise _status_fault(error, message, self._key_name) from error
 
 
+def resolved_base_url(base_url: str | None) -> str:
+    """The address that is asked: the one given, else `OPENAI_BASE_URL`, else OpenAI's own."""
+    return base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL
+
+
 def _is_loopback(base_url: str) -> bool:
     """Whether the server is on this machine.
 
     Raises:
-        InputError: it is not a URL of a web server.
+        InputError: it is not a URL of a web server, or holds a password.
     """
     parts = urlsplit(base_url)
+    if parts.username or parts.password:
+        raise InputError(
+            f"the base URL of {parts.hostname} holds a user name or a password, which would be written into files; "
+            "give the key by its variable, e.g. OPENAI_API_KEY"
+        )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(f"base_url={base_url!r} is not a URL; write http[s]://host[:port]/v1")
     try:

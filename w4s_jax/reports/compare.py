@@ -29,7 +29,7 @@ def comparison(runs: Sequence[RunRecord]) -> Markup:
     nav = tag("nav", [tag("a", name, href=f"#run-{number}") for number, name in enumerate(names)])
     header = tag("header", tag("h1", f"{len(runs)} runs"), badge if simulated else None, _warning(runs), nav)
     legend = legend_of([(stems[title], title) for title in titles])
-    reached = tag("section", tag("h2", "Test accuracy"), legend, forest(rows, "Run", titles), _by_task(names, runs))
+    reached = tag("section", tag("h2", "Test results"), legend, forest(rows, "Run", titles), _by_task(names, runs))
     spent = table(_HEAD, [_row(name, run) for name, run in zip(names, runs, strict=True)], class_="numbers")
     return tag("article", header, reached if rows else None, tag("section", tag("h2", "Side by side"), spent))
 

@@ -45,11 +45,26 @@ def _finalist(label: str, value: Mapping[str, Any]) -> Finalist:
     details = {task: v for task, v in value.get("by_task", {}).items() if _is_estimate(v)}
     stem, _, turns = label.partition("_")
     title = _TITLES.get(stem, stem) + (f", {turns} turns" if turns.isdecimal() else "")
-    return Finalist(label, title, estimate(value), {task: estimate(v) for task, v in details.items()}, details)
+    return Finalist(label, title, measured(value), {task: measured(v) for task, v in details.items()}, details)
 
 
 def _is_estimate(value: Any) -> bool:
     return isinstance(value, dict) and {"accuracy", "n", "ci95"} <= value.keys()
+
+
+def measured(value: Mapping[str, Any]) -> Estimate:
+    """A test result in the task's own metric."""
+    if value.get("metric", "accuracy") == "accuracy":
+        return estimate(value)
+    low, high = value["score_ci95"]
+    return Estimate(float(value["score"]), int(value["n"]), float(low), float(high))
+
+
+def metric(summary: Mapping[str, Any]) -> str:
+    """What the closing evaluation measured, in words: `accuracy`, `mean f1`, or `mean score` of mixed tasks."""
+    metrics = {str(value.get("metric", "accuracy")) for value in summary.values() if _is_estimate(value)}
+    found = metrics.pop() if len(metrics) == 1 else "accuracy" if not metrics else "score"
+    return found if found == "accuracy" else f"mean {found}"
 
 
 def estimate(value: Mapping[str, Any], key: str = "accuracy") -> Estimate:

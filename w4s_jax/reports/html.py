@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from w4s_jax.reports import progress, sections
+from w4s_jax.reports import findings, progress, sections
 from w4s_jax.reports.compare import comparison
 from w4s_jax.reports.markup import Markup, tag
 from w4s_jax.reports.record import RunRecord, read_run
@@ -77,7 +77,7 @@ def page(runs: Sequence[RunRecord]) -> str:
 def run_article(run: RunRecord, number: int, most_bytes: int) -> Markup:
     """One run; the trees of its searches take the bytes that the rest leaves."""
     parts = [
-        ("Test accuracy", "test", sections.headline(run)),
+        (f"Test {findings.metric(run.summary)}", "test", sections.headline(run)),
         ("Learning curve", "learning", progress.learning(run)),
         ("Accuracy by turn", "turns", progress.turns(run)),
         ("Failures", "failures", progress.failures(run)),

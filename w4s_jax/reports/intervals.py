@@ -84,3 +84,11 @@ def student_t(degrees: int) -> float:
         return _T[degrees - 1]
     z, d = _Z, degrees
     return z + (z**3 + z) / (4 * d) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * d * d)
+
+
+def bounded_mean(scores: Sequence[float]) -> Estimate:
+    """A mean of scores in [0, 1], its interval within that; of fewer than two, all of it."""
+    if len(scores) < 2:
+        return Estimate(sum(scores), len(scores), 0.0, 1.0)
+    found = mean(scores)
+    return found._replace(low=max(0.0, found.low), high=min(1.0, found.high))

@@ -153,7 +153,7 @@ def path(turns: Sequence[PathTurn], seed: float | None) -> Markup:
             )
     seeds = _horizontal(frame, seed, "seed") if seed is not None else None
     ticks = [_label(frame.x(n), _HEIGHT - 4, _short(n), "middle") for n in range(0, len(turns), 1 + len(turns) // 12)]
-    said = f"Validation accuracy of {sum(len(t.accuracies) for t in turns)} candidates in {len(turns)} turns"
+    said = f"Validation results of {sum(len(t.accuracies) for t in turns)} candidates in {len(turns)} turns"
     return tag(
         "svg", [_horizontal(frame, v) for v in (0.0, 0.5, 1.0)], seeds,
         tag("polyline", points=" ".join(chosen)), dots, ticks,

@@ -78,7 +78,7 @@ _ROUND_COLUMNS = (
     ("mean_reward", "Mean reward", "{:.3f}"),
     ("running_share", "Ran", "{:.3f}"),
     ("reward_per_running", "Reward if it ran", "{:.3f}"),
-    ("mean_accuracy", "Accuracy if it ran", "{:.3f}"),
+    ("mean_accuracy", "Validation result if it ran", "{:.3f}"),
     ("repairs", "Repairs", "{:,.0f}"),
     ("failed_by_us", "Failed by us", "{:,.0f}"),
 )

@@ -112,7 +112,7 @@ def _collected(run: RunRecord) -> list[str]:
 
 
 def headline(run: RunRecord) -> Markup | None:
-    """Test accuracy of the finalists, pooled and by task, and the paired gain."""
+    """Test results of the finalists, pooled and by task, and the paired gain."""
     found = findings.finalists(run.summary)
     if not found:
         return None
@@ -183,7 +183,7 @@ def forest(rows: Sequence[tuple[str, Sequence[Mark]]], name: str, titles: Sequen
             cells.append(tag("td", _numbers(mark), data_label=title or None))
         body.append(tag("tr", tag("th", row_name, scope="row"), tag("td", track(marks), class_="plot"), cells))
     head = tag("tr", tag("th", name, scope="col"), tag("th", axis(), scope="col", class_="plot"),
-               [tag("th", title or "Test accuracy", scope="col") for title in titles])  # fmt: skip
+               [tag("th", title or "Test", scope="col") for title in titles])  # fmt: skip
     return tag("table", tag("thead", head), tag("tbody", body), class_="forest" if len(titles) > 1 else "forest one")
 
 
@@ -204,7 +204,7 @@ def _chosen(found: Sequence[Finalist]) -> Markup:
         [task, f.title, *_chosen_cells(details, f.by_task[task])] for f in found for task, details in f.details.items()
     ]
     return table(
-        ["Task", "Of", "Workflow", "Validation", "Test", "Score", "USD a question"], sorted(rows), class_="numbers"
+        ["Task", "Of", "Workflow", "Metric", "Validation", "Test", "USD a question"], sorted(rows), class_="numbers"
     )
 
 
@@ -212,8 +212,8 @@ def _chosen_cells(details: Mapping[str, Any], test: Estimate) -> list[Child]:
     validation, cost = details.get("validation_accuracy"), details.get("usd_per_item")
     return [
         tag("span", str(details.get("workflow", NONE)), class_="long"),
+        str(details.get("metric", "accuracy")),
         NONE if validation is None else f"{validation:.3f} ({of(details.get('validation_n', 0))})",
         f"{test.value:.3f} ({of(test.n)})",
-        f"{details['score']:.3f}" if "score" in details else NONE,
         NONE if cost is None else usd(cost),
     ]

@@ -120,17 +120,21 @@ class Evaluator:
         sandbox: Sandbox,
         memo: OutcomeMemo | None = None,
         options: EvaluationOptions | None = None,
+        *,
+        grading: Sandbox | None = None,
     ) -> None:
         """Joins a model, a sandbox and a memory of outcomes.
 
         Args:
             executor: answers the workflows' calls, metered and budgeted.
-            sandbox: runs the workflows and the code of code tasks.
+            sandbox: runs the workflows.
             memo: where outcomes are remembered; None starts an empty one in memory.
             options: limits; None takes the defaults.
+            grading: runs the graders' programs, with the packages of their tasks; None takes `sandbox`.
         """
         self.executor = executor
         self.sandbox = sandbox
+        self.grading = sandbox if grading is None else grading
         self.memo = OutcomeMemo() if memo is None else memo
         self.options = EvaluationOptions() if options is None else options
         self._slots = asyncio.Semaphore(self.options.concurrency)  # first come, first served
@@ -273,7 +277,7 @@ class Evaluator:
         elif len(text) > self.options.max_answer_characters:
             grade = Grade(0.0, "answer too long")
         else:
-            grade = await job.task.grade(item, answer, self.sandbox)
+            grade = await job.task.grade(item, answer, self.grading)
         return ItemOutcome(
             item_id=item.id,
             status=ItemStatus.RIGHT if grade.score == 1.0 else ItemStatus.WRONG,
