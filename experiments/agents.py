@@ -36,7 +36,13 @@ async def open_meta_agent(world: World) -> AsyncIterator[Policy]:
         async with metered(_backend(FLAGS.meta_agent.removeprefix(API)), world.calls, world.budget) as executor:
             yield ApiPolicy(executor)
         return
-    from experiments.local_agent import open_local_agent
+    try:
+        from experiments.local_agent import open_local_agent
+    except ImportError as error:
+        raise InputError(
+            f"--meta_agent={FLAGS.meta_agent} runs on this machine and needs JAX ({error}); install it with "
+            "pip install -e '.[train]', or name a model behind an API: --meta_agent=api:MODEL"
+        ) from error
 
     policy = open_local_agent()
     try:

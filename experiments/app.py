@@ -17,7 +17,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 
-from absl import app, logging
+from absl import app, flags, logging
 
 from w4s_jax.types import BudgetExceededError, W4sError
 
@@ -35,6 +35,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     ours.addHandler(_handler())
     ours.setLevel(std_logging.WARNING)  # absl has set the root's, which would hold for ours
     ours.propagate = False
+    for flag in flags.FLAGS.get_key_flags_for_module("experiments.flags"):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # for --help
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without Unicode must not cost the result
     app.run(lambda argv: _guarded(main, argv))

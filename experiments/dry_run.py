@@ -28,6 +28,10 @@ META_PROMPT_TOKENS = 12_000
 """Assumed of each call of a meta-agent behind an API."""
 
 
+_GUESSED_CALLS, _GUESSED = 3, Usage(prompt_tokens=500, completion_tokens=300)
+"""What an item run may take on the average: a guess, and said to be one."""
+
+
 def runs_of_rlao() -> dict[str, int]:
     """Most item runs of a whole run, by phase.
 
@@ -82,6 +86,7 @@ def worst_case(runs: Mapping[str, int], meta_agent: Mapping[str, int] | None = N
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "usd": price.usd(usage),
+        "usd_guess": sum(runs.values()) * _GUESSED_CALLS * price.usd(_GUESSED),
         "usd_with_meta_agent": price.usd(usage) + sum(part["usd"] for part in writing),
         "budget_usd": read_budget_usd(FLAGS.budget_usd),
     }
@@ -115,6 +120,7 @@ def spelled(case: dict[str, Any]) -> str:
             f"({META_PROMPT_TOKENS} prompt tokens a call is an assumption, {FLAGS.max_new_tokens} new ones at most)"
             for part in case["meta_agent"]
         ),
+        f"  {'a guess instead, USD':<28} {case['usd_guess']:>12,.2f}  (3 calls an item run, 500 + 300 tokens each)",
         "Attempts that fail and may have been billed come on top: how many, only the service knows.",
     ]
     cap = case["budget_usd"]

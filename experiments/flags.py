@@ -102,7 +102,6 @@ def define_device(compute_dtype: str = "bfloat16") -> None:
     """How a model lies on the devices."""
     flags.DEFINE_enum("param_dtype", "float32", ["float32", "bfloat16"], "Type of stored parameters.")
     flags.DEFINE_enum("compute_dtype", compute_dtype, ["float32", "bfloat16"], "Type of matrix products.")
-    flags.DEFINE_boolean("distributed", False, "Join the other processes of this run; see docs/launch.md.")
     flags.DEFINE_string("mesh", "", "Device mesh, e.g. data=1,fsdp=4,tensor=2 (empty: all devices on fsdp).")
 
 
@@ -115,6 +114,7 @@ def define_training() -> None:
     """RLAO."""
     from w4s_jax.training.optimizer import OptimizerConfig  # only what trains needs JAX
 
+    flags.DEFINE_boolean("distributed", False, "Join the other processes of this run; see docs/launch.md.")
     optimizer = OptimizerConfig()
     flags.DEFINE_float("tau", 0.4, "Temperature of the reward weights exp(r / tau).", lower_bound=1e-3)
     flags.DEFINE_integer("num_rounds", 1, "Rounds of collecting and training.", lower_bound=0)

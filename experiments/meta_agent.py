@@ -212,7 +212,7 @@ def find_folder(
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"--{flag}={spec} is neither a folder nor a model that can be fetched ({reason}); "
-            "give tiny, a Hugging Face folder or id, or a run directory"
+            "give tiny, a Hugging Face folder or id, a run directory, or api:MODEL for one behind an API"
         ) from None
 
 

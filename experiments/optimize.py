@@ -121,8 +121,14 @@ class Job:
         """
         searched, executor = list(self.searched.values()), self.world.executor
         tests = {r.finalist.task: r.evaluation for r in closing.labelled(results, "search")}
+        seeds = {r.finalist.task: r.evaluation for r in closing.labelled(results, "seeds")}
         chosen = [
-            Chosen(task=one.task, evaluated=good, test=tests.get(one.task) if number == 0 else None)
+            Chosen(
+                task=one.task,
+                evaluated=good,
+                test=tests.get(one.task) if number == 0 else None,
+                beside=Chosen(task=one.task, evaluated=one.best_seed, test=seeds.get(one.task)),
+            )
             for one in searched
             for number, good in enumerate(one.good)
         ]
@@ -266,12 +272,20 @@ def printed(searched: Sequence[Searched], results: Sequence[closing.Result], sum
             lines.append(f"  {'candidates':<30} {lost(one)}")
         lines.append(f"  {'best seed, validation':<30} {one.best_seed.workflow.name}: {spoken(one.best_seed)}")
         lines.append(f"  {'best workflow, validation':<30} {one.found.best.workflow.name}: {spoken(one.found.best)}")
+        if one.found.best.workflow == one.best_seed.workflow:
+            lines.append(f"  {'':<30} nothing that was written beat the seeds")
         for result in results:
             if result.finalist.task == one.task:
                 title = {"seeds": "best seed, test", "search": "best workflow, test"}[result.finalist.label]
                 lines.append(f"  {title:<30} {spoken_test(one.problem.task.metric, result.evaluation)}")
         if not results and not FLAGS.test:
             lines.append("  (the best of many on validation is optimistic; --test measures it on the test split)")
+        if len(searched) > 1:
+            lines.append(f"  {'workflow file':<30} {summary['searches'][one.task]['file']}")
+    gain = summary.get("gains", {}).get("seeds_to_search")
+    if gain:
+        low, high = gain["ci95"]
+        lines.append(f"gain on test, paired by item: {gain['difference']:+.3f} [{low:+.3f}, {high:+.3f}] n={gain['n']}")
     lines.append(spent_shown(summary))
     lines += paths_shown(summary, {"best workflow": "best_workflow", "report": "report"})
     if summary["simulated"]:

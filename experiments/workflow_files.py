@@ -31,6 +31,8 @@ class Chosen:
     evaluated: Evaluated
     test: Evaluation | None = None
     """Of the closing evaluation; None where none was asked for."""
+    beside: Chosen | None = None
+    """The best seed, to compare with."""
 
 
 def write_workflows(run: RunDirectory, chosen: Sequence[Chosen], executor_model: str, simulated: bool) -> Path:
@@ -77,6 +79,7 @@ def workflow_file(chosen: Chosen, executor_model: str, simulated: bool) -> str:
         f"Workflow {chosen.evaluated.workflow.name} for the task {chosen.task}.",
         "Not evaluated on the test split." if test is None else f"Test {spoken_test(feedback.metric, test)}.",
         f"Validation {spoken(chosen.evaluated)}; chosen as the best of all tried, so this one is optimistic.",
+        *([beside_line(chosen.beside)] if written and chosen.beside else []),
         f"Executor: {executor_model}{' (a simulation; says nothing about real models)' if simulated else ''}.",
         f"Cost: {usd:.6f} {cost} a question, our estimate from list prices.",
         f"{author}: outside a sandbox, it can do whatever your account can do.",
@@ -84,6 +87,12 @@ def workflow_file(chosen: Chosen, executor_model: str, simulated: bool) -> str:
     ]
     header = "\n".join(f"# {line}" for line in lines)
     return f"{header}\n\n{chosen.evaluated.workflow.code.strip()}\n"
+
+
+def beside_line(seed: Chosen) -> str:
+    """What the best seed workflow reached."""
+    tested = f", test {spoken_test(seed.evaluated.feedback.metric, seed.test)}" if seed.test else ""
+    return f"The best seed, {seed.evaluated.workflow.name}: validation {spoken(seed.evaluated)}{tested}."
 
 
 def spoken(evaluated: Evaluated) -> str:

@@ -233,12 +233,15 @@ def make_backend(tasks: Iterable[SealedTask]) -> Backend:
         InputError: a paid executor lacks its key or its model's name.
     """
     if FLAGS.executor == "openai":
-        return OpenAIBackend(
+        backend = OpenAIBackend(
             FLAGS.executor_model,
             base_url=FLAGS.executor_base_url or None,
             timeout_seconds=FLAGS.call_timeout,
             simulated_on_loopback=MODEL_NAME,  # our own simulator behind its server
         )
+        if backend.model == MODEL_NAME and not backend.simulated:
+            raise InputError("--executor=openai lacks --executor_model; name a model of that server, e.g. gpt-4o-mini")
+        return backend
     return SimulatedBackend(tasks=tasks)
 
 

@@ -178,6 +178,7 @@ async def test_one_choice_that_can_be_read_is_enough(tmp_path):
             "{'a': 1}",
         ),
         *(r'{"a": "\(x\)"}', r'{"a": "\frac{1}{2}"}', r'{"a": "\underline{x}"}', r'{"a": "\unit"}', r'{"a": "\u12"}'),
+        *(r'{"a": "x \neq \nu"}', r'{"a": "\\frac"}', r'{"a": "\text{b} \circ"}', r'\neq {"a": 1}', r'{"a": \nu}'),
         *(
             r'{"a": "\u00e9 \\ \/ \n"}',
             r'{"a": "\"}',
@@ -189,6 +190,7 @@ async def test_one_choice_that_can_be_read_is_enough(tmp_path):
 )
 def test_the_client_can_read_what_the_agent_of_a_workflow_can(text):
     assert dialect.holds_object(text) is (parsing._json_object(text) is not None)
+    assert dialect._BACKSLASH.pattern == parsing._BAD_ESCAPE.pattern
 
 
 async def test_a_model_that_takes_no_json_mode_is_not_held_to_it():
@@ -428,12 +430,12 @@ def test_a_missing_key_is_one_line_and_loopback_needs_none(monkeypatch):
 async def test_the_environment_is_honoured(monkeypatch):
     async with FakeServer(lambda *_: completion("a")) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
-        monkeypatch.setenv("OPENAI_API_KEY", "from the environment")
+        monkeypatch.setenv("OPENAI_API_KEY", "from-the-environment")
         monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
         backend = OpenAIBackend("m")
         await backend.send(ask(), here())
         await backend.close()
-        assert server.requests[0][1]["Authorization"] == "Bearer from the environment"
+        assert server.requests[0][1]["Authorization"] == "Bearer from-the-environment"
 
 
 def test_a_model_without_a_name_is_refused():
@@ -445,3 +447,20 @@ def test_a_model_without_a_name_is_refused():
 def test_a_url_that_is_none_is_named(url):
     with pytest.raises(InputError, match="base_url"):
         OpenAIBackend("m", base_url=url, api_key="k")
+
+
+@pytest.mark.parametrize("key", ["sk-\rx", "sk-\nx", "“sk-x”", "sk x"])
+def test_a_key_that_no_header_could_carry_is_refused_without_being_shown(key, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(InputError, match="OPENAI_API_KEY holds a character that no key has") as error:
+        OpenAIBackend("m")
+    assert "sk" not in str(error.value)
+
+
+async def test_a_line_end_behind_a_key_is_no_part_of_it(monkeypatch):
+    async with FakeServer(lambda *_: completion("a")) as server:
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-x\r\n")
+        backend = OpenAIBackend("m", base_url=server.base_url)
+        await backend.send(ask(), here())
+        await backend.close()
+        assert server.requests[0][1]["Authorization"] == "Bearer sk-x"

@@ -16,6 +16,7 @@ import json
 import logging
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
@@ -98,6 +99,8 @@ class OpenAIBackend:
         self._key_name = " or ".join(key_variables)
         if key is None:
             raise InputError(f"{self._key_name} is not set and {base_url} needs a key; export {key_variables[0]}=<key>")
+        if not re.fullmatch(r"[!-~]+", key := key.strip()):
+            raise InputError(f"{self._key_name} holds a character that no key has (a quote, a space, a line end?)")
         self._timeout = timeout_seconds
         self._dialect = known_dialect(model)
         self._client = openai.AsyncOpenAI(

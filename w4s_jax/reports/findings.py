@@ -14,7 +14,12 @@ from typing import Any, NamedTuple
 from w4s_jax.reports.intervals import Estimate, mean
 from w4s_jax.types import Candidate, CandidateStatus, Trajectory
 
-_TITLES = {"seeds": "Best seed workflow", "before": "Before training", "after": "After training"}
+_TITLES = {
+    "seeds": "Best seed workflow",
+    "before": "Before training",
+    "after": "After training",
+    "search": "Best found",
+}
 _ERROR_KIND = re.compile(r"([A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Warning|Iteration)): ")
 _LONGEST_REASON = 90
 

@@ -214,7 +214,8 @@ def cost(run: RunRecord) -> Markup | None:
     """Calls, tokens and USD by purpose; cache hits, faults, seconds."""
     if run.spending is None and not run.summary:
         return None
-    unit = "simulated USD" if run.simulated else "USD"
+    mixed = run.spending is not None and run.spending.mixed
+    unit = "simulated USD" if run.simulated and not mixed else "USD"
     lines = _from_ledger(run.spending) if run.spending and run.spending.rows else _from_summary(run.summary)
     head = ["Purpose", "Model", "Calls", "Prompt tokens", "of them cached", "Completion tokens", "Cut for length", unit]
     shown = table(head, [line.cells() for line in lines], class_="numbers", foot=True)
@@ -248,8 +249,15 @@ def _from_ledger(spending: Spending) -> list[_Line]:
         )
         for r in spending.rows
     ]  # fmt: skip
-    sums = [sum(column) for column in list(zip(*lines, strict=True))[2:]]
-    return [*lines, _Line("All", "", *sums)]
+    if not spending.mixed:
+        return [*lines, _total("All", lines)]
+    parts = [[n for n, r in enumerate(spending.rows) if bool(r.simulated) is made_up] for made_up in (True, False)]
+    totals = [_total(title, [lines[n] for n in part]) for title, part in zip(("Simulated", "Paid"), parts, strict=True)]
+    return [*lines, *totals]
+
+
+def _total(title: str, lines: Sequence[_Line]) -> _Line:
+    return _Line(title, "", *(sum(column) for column in list(zip(*lines, strict=True))[2:]))
 
 
 def _from_summary(summary: Json) -> list[_Line]:

@@ -84,6 +84,8 @@ class RunRecord:
     def seed_accuracy(self, task: str) -> float | None:
         """Validation accuracy of a task's best seed workflow; None until the run is finished."""
         found = self.summary.get("seeds", {}).get("by_task", {}).get(task, {}).get("validation_accuracy")
+        if found is None:
+            found = self.summary.get("searches", {}).get(task, {}).get("seed", {}).get("validation_accuracy")
         return None if found is None else float(found)
 
 
@@ -104,7 +106,8 @@ def read_run(run_dir: Path) -> RunRecord:
         spending=_spending(run_dir / "calls.sqlite", missing),
         trajectories=_trajectories(run_dir, missing),
     )
-    metrics = _records(run_dir / "metrics.jsonl", missing)
+    trains = "num_rounds" in record.flags or not record.flag_lines
+    metrics = _records(run_dir / "metrics.jsonl", missing) if trains or (run_dir / "metrics.jsonl").exists() else None
     if not (record.flag_lines or record.summary or record.trajectories or metrics):
         raise InputError(f"run directory {run_dir} holds no run; give the --run_dir of one")
     if metrics is None and record.summary:

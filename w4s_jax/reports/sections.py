@@ -20,6 +20,7 @@ SIMULATED = (
     "The executor was a simulation. Simulator, tasks and warm start have the same authors: these numbers show that "
     "the machinery learns, nothing about real models, and reproduce no result of the paper."
 )
+SIMULATED_SEARCH = "The executor was a simulation: these numbers say nothing about a real model."
 OPTIMISTIC = "A validation accuracy of a chosen workflow is the maximum of many and optimistic."
 
 
@@ -33,9 +34,8 @@ def section(title: str, *content: Child, id_: str) -> Markup:
 
 def header(run: RunRecord) -> Markup:
     """Who was run on what, whether it is simulated, what is missing, and how to run it again."""
-    badge = (
-        tag("p", tag("b", "Simulated", class_="badge"), " ", SIMULATED, class_="simulated") if run.simulated else None
-    )
+    told = SIMULATED_SEARCH if "strategy" in run.flags else SIMULATED
+    badge = tag("p", tag("b", "Simulated", class_="badge"), " ", told, class_="simulated") if run.simulated else None
     missing = None
     if run.missing:
         title = "This run is not finished" if not run.summary else "Not everything is there"
@@ -48,20 +48,40 @@ def header(run: RunRecord) -> Markup:
 def _about(run: RunRecord) -> list[tuple[str, Child]]:
     flags, versions = run.flags, run.versions
     evaluated = flags.get("eval_task") or flags.get("task", "")
+    if "strategy" in flags:
+        on: list[tuple[str, Child]] = [
+            ("Searched on", _list(flags.get("task", NONE))),
+            ("Strategy", flags["strategy"]),
+            ("Ended", "; ".join(_ending(*search) for search in run.summary.get("searches", {}).items()) or NONE),
+            ("Best workflow", str(run.summary.get("best_workflow", NONE))),
+        ]
+    else:
+        on = [
+            ("Trained on", _list(flags.get("trajectories") or flags.get("task", NONE))),
+            ("Evaluated on", _list(evaluated or NONE)),
+        ]
     pairs: list[tuple[str, Child]] = [
         ("Meta-agent", str(versions.get("meta_agent", {}).get("name") or flags.get("meta_agent", NONE))),
         ("Executor", str(versions.get("executor") or flags.get("executor_model", NONE))),
         ("Sandbox", str(versions.get("sandbox") or flags.get("sandbox", NONE))),
-        ("Trained on", _list(flags.get("trajectories") or flags.get("task", NONE))),
-        ("Evaluated on", _list(evaluated or NONE)),
+        *on,
         ("Search", " × ".join(f"{flags[n]} {t}" for n, t in _SEARCH if n in flags) or NONE),
-        ("Reward, tau, seed", ", ".join(flags.get(n, NONE) for n in ("reward", "tau", "seed"))),
+        (
+            ", ".join(n for n in _DRAWN if n in flags).capitalize(),
+            ", ".join(flags[n] for n in _DRAWN if n in flags) or NONE,
+        ),
     ]
     return [pair for pair in pairs if pair[1] != NONE]
 
 
+_DRAWN = ("reward", "tau", "seed")
 _MOST_NAMES = 6
 _SEARCH = (("num_turns", "turns"), ("num_candidates", "candidates"))
+
+
+def _ending(task: str, search: Mapping[str, Any]) -> str:
+    """Why the search on a task ended, e.g. `toy_units: turns`."""
+    return f"{task}: {search.get('stopped_by') or 'not yet'}"
 
 
 def _list(names: str) -> str:

@@ -50,6 +50,11 @@ class Spending(NamedTuple):
         """Whether any call went to a simulated model."""
         return any(row.simulated for row in self.rows)
 
+    @property
+    def mixed(self) -> bool:
+        """Whether real money was spent beside it."""
+        return self.simulated and any(row.usd and not row.simulated for row in self.rows)
+
 
 def read_spending(path: Path) -> Spending:
     """Reads the sums of `calls.sqlite`; a running process may hold it.

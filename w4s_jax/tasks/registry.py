@@ -24,6 +24,7 @@ from w4s_jax.tasks.math import load_gsm8k, load_gsm_hard, load_svamp
 from w4s_jax.tasks.mbpp import load_mbpp
 from w4s_jax.tasks.mgsm import load_mgsm
 from w4s_jax.tasks.qa import load_drop, load_hotpotqa
+from w4s_jax.tasks.source import SUFFIXES
 from w4s_jax.types import InputError
 
 _log = logging.getLogger(__name__)
@@ -60,7 +61,11 @@ def make_task(name: str, options: TaskOptions | None = None, *, custom: CustomFo
         InputError: an unknown name, no data, a bad row, or sizes that exceed the data.
     """
     options = options or TaskOptions()
-    loaded = _load(name, options, custom or CustomFormat())
+    try:
+        loaded = _load(name, options, custom or CustomFormat())
+    except InputError as error:
+        named = name.partition(":")[0].replace("-", "_") in str(error).replace("-", "_")
+        raise error if named else InputError(f"task {name}: {error}") from error
     if options.seeds:
         loaded.seeds = options.seeds
     task = SealedTask(loaded)
@@ -115,6 +120,8 @@ def _expand(name: str) -> Sequence[str]:
 
 
 def _nearest(name: str) -> str:
+    if name.endswith(SUFFIXES):
+        return f", did you mean 'jsonl:{name}'?"
     near = difflib.get_close_matches(name, task_names(), n=1, cutoff=0.5)
     return f", did you mean {near[0]!r}?" if near else ""
 
