@@ -162,6 +162,17 @@ def test_a_wrong_choice_is_another_letter_that_the_question_has():
 
 
 @pytest.mark.parametrize(
+    ("question", "gold"),
+    [("Ann has 5 pears and gives 5 away. How many are left?", 0), ("He pays $1,000 for 2 hours. How much?", 1000)],
+)
+def test_no_wrong_answer_equals_a_whole_number_as_a_number(question, gold):
+    for i in range(30):
+        wrong = problem_from_item(Item(id=f"x/{i}", question=question, target=gold)).wrong
+        assert wrong[ErrorKind.SLIP] == (str(gold + 1), str(gold - 1))
+        assert not any(float(text) == gold for texts in wrong.values() for text in texts)
+
+
+@pytest.mark.parametrize(
     ("name", "possible"),
     [
         ("fraction", {"\\frac{2}{2}", "\\frac{3}{2}", "\\frac{1}{3}", "\\frac{1}{4}"}),

@@ -12,13 +12,12 @@ from pathlib import Path
 import pytest
 from sandbox_world import opened
 
-from w4s_jax import workflows
 from w4s_jax.executor.simulator import ResponseModel, SimulatedBackend
 from w4s_jax.executor.simulator.model import SampleId
 from w4s_jax.sandbox.child.agent import Agent
 from w4s_jax.tasks.scoring.numbers import parse_number
-from w4s_jax.types import ChatRequest, InputError, Item, Limits, RunStatus
-from w4s_jax.workflows import load_seed, load_workflow, load_workflow_file, seed_names, seeds_for, seeds_of
+from w4s_jax.types import ChatRequest, Item, Limits, RunStatus
+from w4s_jax.workflows import load_seed, seed_names, seeds_of
 
 QUESTION = "How many eggs are 6 and 12?"
 FUNCTION = "def double(x):\n    return 2 * x"
@@ -233,6 +232,52 @@ def test_qa_cot_sc_ignores_replies_without_an_answer():
     assert _solve("qa_cot_sc", "{")[0] == ""
 
 
+@pytest.mark.parametrize("name", ["cot", "cot_sc", "debate", "direct", "role", "self_refine", "step_back"])
+@pytest.mark.parametrize(("said", "value"), [("1/4", 0.25), ("1 1/2", 1.5), (r"\frac{3}{4}", 0.75), ("\u22125", -5.0)])
+def test_a_math_seed_hands_on_a_fraction_and_a_sign_that_a_grader_reads(name, said, value):
+    reply = said if name == "direct" else f'{{"reasoning": "so", "answer": "{said}"}}'
+    assert parse_number(_solve(name, reply)[0]) == value
+
+
+QA_JSON = ["qa_cot", "qa_cot_sc", "qa_debate", "qa_role", "qa_self_refine", "qa_step_back"]
+
+
+@pytest.mark.parametrize("name", QA_JSON)
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        *(
+            ("true", "yes"),
+            ("false", "no"),
+            ("null", ""),
+            ("12.0", "12"),
+            ("0.5", "0.5"),
+            ("-3", "-3"),
+            ("1e999", "inf"),
+        ),
+        *(('["Oslo", "Bergen"]', "Oslo, Bergen"), ("[1.0, [2, true]]", "1, 2, yes"), ('" Oslo "', "Oslo")),
+        *(
+            (r'"\frac{1}{2}"', r"\frac{1}{2}"),
+            (r'"\\frac{1}{2}"', r"\frac{1}{2}"),
+            (r'"x \neq \text{no}"', r"x \neq \text{no}"),
+        ),
+    ],
+)
+def test_a_qa_seed_spells_a_json_answer_as_a_question_asks_for_it(name, said, wanted):
+    assert _solve(name, f'{{"reasoning": "so", "review": "fine", "answer": {said}}}')[0] == wanted
+
+
+@pytest.mark.parametrize("said", ['" 5"', "5.0", '["5"]'])
+def test_a_draft_that_a_review_spells_again_is_unchanged_white_space_or_not(said):
+    answer, calls = _solve("qa_self_refine", f'{{"reasoning": "so", "answer": {said}}}')
+    assert (answer, len(calls)) == ("5", 2)
+
+
+def test_a_review_that_answers_null_leaves_the_draft():
+    answer, calls = _solve("qa_self_refine", _json("Oslo"), _json(None))
+    assert (answer, len(calls)) == ("Oslo", 2)
+
+
 def test_the_toy_seeds_take_a_raw_an_extracted_and_a_voted_answer():
     assert _solve("toy_direct", "It is 18.")[0] == "It is 18."
     assert _solve("toy_cot", "6 + 12 = 18. Answer: 18")[0] == "18"
@@ -248,74 +293,6 @@ def test_code_direct_gives_the_block():
 @pytest.mark.parametrize("name", ["toy_direct", "toy_cot", "toy_vote", "code_direct", "code_test"])
 def test_a_toy_seed_is_short(name):
     assert len(load_seed(name).code.splitlines()) < 9
-
-
-# --- families ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_search_starts_from_a_few_seeds_of_its_family_the_plain_one_first():
-    assert {family: [seed.name for seed in seeds_for(family)] for family in FAMILIES} == {
-        "math": ["cot", "cot_sc", "program"],
-        "code": ["generate", "generate_and_test", "reflect_on_public_tests"],
-        "qa": ["qa_cot", "qa_cot_sc", "qa_self_refine"],
-        "toy": ["toy_direct", "toy_cot", "toy_vote"],
-        "toy_code": ["code_direct", "code_test"],
-    }
-
-
-def test_the_seeds_of_a_family_begin_with_those_that_a_search_starts_from_and_every_name_is_of_one_family():
-    for family in FAMILIES:
-        assert seeds_of(family)[: len(seeds_for(family))] == seeds_for(family)
-    names = [seed.name for family in FAMILIES for seed in seeds_of(family)]
-    assert sorted(names) == sorted(set(seed_names()))
-    assert {"direct", "self_refine", "debate", "step_back", "role"} < {seed.name for seed in seeds_of("math")}
-    assert {name.removeprefix("qa_") for name in names if name.startswith("qa_")} == {
-        "direct", "cot", "cot_sc", "self_refine", "debate", "step_back", "role",
-    }  # fmt: skip
-    files = {path.stem for path in (Path(workflows.__file__).parent / "seeds").glob("*.py")}
-    assert files == {"__init__", *seed_names()}
-
-
-def test_an_unknown_seed_or_family_is_refused_with_the_nearest():
-    with pytest.raises(InputError, match="'cot_cs' is unknown, did you mean 'cot_sc'"):
-        load_seed("cot_cs")
-    with pytest.raises(InputError, match="'poetry' is unknown; known are math"):
-        seeds_for("poetry")
-    with pytest.raises(InputError, match="'poetry' is unknown; known are math"):
-        seeds_of("poetry")
-
-
-def test_a_workflow_file_is_loaded_by_its_path_and_not_run(tmp_path):
-    path = tmp_path / "mine.py"
-    path.write_text("raise SystemExit\ndef solver(agent, task):\n    return {'answer': 1}\n")
-    assert load_workflow(str(path)) == load_workflow_file(path)
-    assert load_workflow(str(path)).name == "mine"
-    assert load_workflow("cot") == load_seed("cot")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"def solver(agent, task)\n", r"bad\.py:1: expected ':'"),
-        (b"x = 1\n\ndef solver(a, t):\n  if:\n", r"bad\.py:4: invalid syntax"),
-        (b"def solve(agent, task): pass\n", "has no solver"),
-        (b"class A:\n    def solver(agent, task): pass\n", "has no solver"),
-        (b"", "has no solver"),
-        (b"\xff\xfe", "cannot be read"),
-        (b"def solver(): pass\x00", "null bytes"),
-    ],
-)
-def test_a_bad_workflow_file_is_one_line_of_input_error(tmp_path, content, message):
-    path = tmp_path / "bad.py"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=message) as error:
-        load_workflow_file(path)
-    assert "\n" not in str(error.value)
-
-
-def test_a_missing_workflow_file_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"none\.py cannot be read"):
-        load_workflow(str(tmp_path / "none.py"))
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------

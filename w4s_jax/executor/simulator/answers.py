@@ -4,7 +4,8 @@ gold answer, question → **form_of** → **wrong_answers** → Problem
 
 A number is missed by another one of the question or by arithmetic, a choice by
 another letter, a formula by a digit or a sign, a short text by other words of the
-question. No wrong answer is one that the item accepts.
+question. No wrong answer is one that the item accepts, but for a gold answer that is
+a float: see `wrong_answers`.
 """
 
 from __future__ import annotations
@@ -107,6 +108,10 @@ def wrong_answers(
 ) -> Wrong:
     """Wrong answers by kind of error, in the form of the gold one.
 
+    Those of a float are as they were first drawn, so that recorded replies to GSM8K, GSM-Hard and MGSM stay
+    what they are: one may equal the gold answer (`18` among the question's numbers where it is 18.0), and a
+    slip may lie within a relative tolerance of it.
+
     Args:
         gold: the answer.
         question: which numbers and words are taken from.
@@ -117,7 +122,7 @@ def wrong_answers(
     form, text, number = form_of(gold, num_choices), str(gold).strip(), as_number(gold)
     if number is not None:
         wrong = _wrong_numbers(number, numbers_given(question, str(gold)), rng)
-        if not isinstance(gold, str):
+        if isinstance(gold, float):
             return wrong
     elif form is AnswerForm.LETTER:
         wrong = _wrong_letters(text, num_choices, rng)

@@ -1,5 +1,13 @@
 # 1 call of 5 samples a question.
 def solver(agent, task):
+    def spelt(value):
+        """A JSON value as an answer: yes for true, nothing for null, 12 for 12.0, commas between a list's parts."""
+        if value is None or isinstance(value, bool):
+            return {None: "", True: "yes", False: "no"}[value]
+        if isinstance(value, list):
+            return ", ".join(map(spelt, value))
+        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
     def plain(answer):
         """The form in which answers are compared: no case, spaces, articles, marks or brackets around a letter."""
         words = answer.casefold().strip(" .$\"'").split()
@@ -15,7 +23,7 @@ def solver(agent, task):
         return_dict_keys=["reasoning", "answer"],
         instructions="Think step by step. Answer in the form that the question asks for, as short as possible.",
     )
-    answers = [str(reply["answer"]).strip() for reply in replies if reply["answer"] is not None]
+    answers = [spelt(reply["answer"]) for reply in replies]
     answers = [answer for answer in answers if answer and not answer.startswith("(the reply has no key")] or [""]
     votes = [plain(answer) for answer in answers]
     return {"answer": answers[votes.index(max(votes, key=votes.count))]}

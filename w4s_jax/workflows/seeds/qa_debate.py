@@ -1,5 +1,13 @@
 # 7 calls a question: 3 roles in 2 rounds, and a judge.
 def solver(agent, task):
+    def spelt(value):
+        """A JSON value as an answer: yes for true, nothing for null, 12 for 12.0, commas between a list's parts."""
+        if value is None or isinstance(value, bool):
+            return {None: "", True: "yes", False: "no"}[value]
+        if isinstance(value, list):
+            return ", ".join(map(spelt, value))
+        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
     def ask(role, request, temperature):
         reply = agent.call_json_format_llm(
             [{"role": "user", "content": task + request}],
@@ -9,7 +17,7 @@ def solver(agent, task):
             return_dict_keys=["reasoning", "answer"],
             instructions="Think step by step. Answer in the form that the question asks for, as short as possible.",
         )[0]
-        return str(reply["reasoning"]), str(reply["answer"]).strip()
+        return str(reply["reasoning"]), spelt(reply["answer"])
 
     roles = ["a scholar who recalls the facts", "a reader who trusts the text alone", "a sceptic who rules answers out"]
     said = ""

@@ -1,5 +1,13 @@
 # 2 calls a question: what it rests on, then the answer.
 def solver(agent, task):
+    def spelt(value):
+        """A JSON value as an answer: yes for true, nothing for null, 12 for 12.0, commas between a list's parts."""
+        if value is None or isinstance(value, bool):
+            return {None: "", True: "yes", False: "no"}[value]
+        if isinstance(value, list):
+            return ", ".join(map(spelt, value))
+        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
     ask = task + "\n\nWhich facts, concepts or principles does this question rest on? Name them; do not answer it yet."
     messages = [{"role": "user", "content": ask}]
     principles = agent.call_llm(messages, temperature=0.0, num_of_response=1)[0]
@@ -11,4 +19,4 @@ def solver(agent, task):
         return_dict_keys=["reasoning", "answer"],
         instructions="Think step by step. Answer in the form that the question asks for, as short as possible.",
     )
-    return {"answer": str(replies[0]["answer"])}
+    return {"answer": spelt(replies[0]["answer"])}
