@@ -78,9 +78,12 @@ def load_tasks(names: Iterable[str]) -> dict[str, SealedTask]:
         scorer=FLAGS.scorer,
         description=Path(FLAGS.task_description) if FLAGS.task_description else None,
     )
-    revisions = data_revisions()
+    revisions, names = data_revisions(), tuple(dict.fromkeys(names))
+    unknown = revisions.keys() - {"", *(name.partition(":")[0] for name in names)}
+    if unknown:
+        raise InputError(f"--data_revision names {min(unknown)!r}, which is none of the tasks {', '.join(names)}")
     tasks = {}
-    for name in dict.fromkeys(names):
+    for name in names:
         revision = revisions.get(name.partition(":")[0], revisions.get(""))
         tasks[name] = make_task(name, dataclasses.replace(options, revision=revision), custom=custom)
     return tasks

@@ -247,7 +247,7 @@ def test_only_on_this_machine_is_a_model_named_simulated_believed_to_be(tmp_path
         text=True,
         check=False,
     )
-    assert "--executor_prices" in one_line(done, 2)
+    assert "lacks --executor_model" in one_line(done, 2)  # it is no model of that server
 
 
 def test_the_test_split_is_opened_because_it_was_named_and_is_booked_apart(evaluate, tmp_path):

@@ -291,6 +291,7 @@ def test_a_search_is_no_model(optimize, tmp_path):
         (("--target=0",), "target=0.0 is not allowed"),
         (("--seed_workflows=cot,nothing",), "seed workflow 'nothing' is unknown"),
         (("--data_revision==v1",), "--data_revision has '=v1'"),
+        (("--data_revision=gsm8k=v1",), "--data_revision names 'gsm8k', which is none of the tasks toy_units"),
     ],
 )
 def test_what_cannot_be_is_one_line(optimize, flags, message):

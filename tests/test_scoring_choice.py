@@ -35,6 +35,21 @@ CHOOSES = [
     ("**Answer:** D, as A says", "D"),
     (r"answer: $\boxed{D}$ (A is close)", "D"),
     ("Answer: Because B", "B"),
+    # signs, quotes and `option` before the letter
+    ("The answer is: B. Option A is wrong", "B"),
+    ("The answer is **B**, since A is wrong", "B"),
+    ("Answer: Option B, not A", "B"),
+    ("the answer is option (B), not A", "B"),
+    ('The answer is "B", not A', "B"),
+    (r"the answer is $\boxed{\text{B}}$, not A", "B"),
+    ("the answer is optional, so B", "B"),
+    ("the answer is\n\n**B**\n\nA is wrong", "B"),
+    # none of the above is a choice like another
+    ("D) None of the above", "D"),
+    ("A) None of the above", "A"),
+    ("None of the above, so D", "D"),
+    ("D is right: none of the above", "D"),
+    ("I cannot answer with certainty; the answer is B", "B"),
     # the last lone letter
     ("A or B? B it is", "B"),
     ("C) 42", "C"),
@@ -53,6 +68,13 @@ CHOOSES_NOTHING = [
     "é",
     "5",
     "1. a 2. b",
+    "N/A",
+    "n/a.",
+    "The answer is N/A",
+    "I cannot answer; vitamin A",
+    "I am unable to answer. A doctor should.",
+    "None of the above.",
+    "A close look says: none of the above",
 ]
 
 
@@ -86,6 +108,7 @@ def test_a_letter_that_is_not_there_is_none(text, letter):
 def test_more_than_ten_choices_have_more_letters():
     assert find_letter("The answer is (M).", num_choices=13) == "M"
     assert find_letter("n", num_choices=13) is None
+    assert find_letter("The answer is N/A", num_choices=20) is None
 
 
 @pytest.mark.parametrize(
@@ -116,7 +139,9 @@ def test_a_hostile_answer_has_no_letter(answer):
     assert grade(ChoiceGrader(), "C", answer).symptom in ("no letter", "empty", "different")
 
 
-@pytest.mark.parametrize("piece", ["answer is (", "answer : ", "Answer:\n", "A ", "(", "**", "\\boxed{", "\u00a0"])
+@pytest.mark.parametrize(
+    "piece", ["answer is (", "answer : ", "Answer:\n", "A ", "(", "**", "\\boxed{", "\u00a0", "N/A", "option "]
+)
 def test_a_million_characters_are_read_in_no_time(piece):
     start = time.process_time()
     find_letter(piece * (1_000_000 // len(piece)))

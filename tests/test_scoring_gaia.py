@@ -42,6 +42,16 @@ GRADES = [
     ("St Louis, Rome", "St. Louis, Rome", "different"),  # in a list, punctuation counts
     ("1234", "1,234", "other length"),  # a comma makes the gold answer a list
     ("1,234", "1,234", ""),
+    ('["a", "b"]', "a, b", ""),
+    ("['a', 'b']", "a, b", ""),
+    (" [a; b]\n", "a, b", ""),
+    ('["1", 2]', "1, 2", ""),
+    ("['b', 'a']", "a, b", "different"),
+    ("['a', 'b', 'c']", "a, b", "other length"),
+    ("['a\", b]", "a, b", "different"),
+    ("'a', 'b'", "a, b", "different"),  # without brackets, quotes count
+    ("(a, b)", "a, b", "different"),
+    ("[a, b]", "[a, b]", ""),
     # the gold answer is a text
     ("Sea Gull", "seagull", ""),
     ("the sea-gull!", "The Seagull", ""),

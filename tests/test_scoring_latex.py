@@ -3,6 +3,7 @@ r"""Golden and hostile formulas: what settles at a glance, what math-verify says
 import ast
 import asyncio
 import hashlib
+import importlib.metadata
 import time
 
 import pytest
@@ -345,6 +346,15 @@ def test_the_same_pair_is_compared_once_and_what_is_remembered_is_bounded(monkey
     assert LatexGrader() == grader
 
 
+@pytest.mark.parametrize(("status", "runs"), [(RunStatus.TIMEOUT, 2), (RunStatus.LIMIT, 1)])
+def test_the_wall_clock_of_a_busy_machine_is_not_remembered_and_a_cpu_limit_is(status, runs):
+    grader, busy = LatexGrader(), Says(status=status)
+    assert grade(grader, "x", "y+z", busy) == grade(grader, "x", "y+z", busy) == (0.0, "unreadable")
+    assert len(busy.programs) == runs
+    later = grade(grader, "x", "y+z", Says(hashlib.sha256(b"x").hexdigest()))
+    assert later.score == (1.0 if status is RunStatus.TIMEOUT else 0.0)
+
+
 def test_a_sandbox_that_fails_is_no_grade():
     class Broken:
         async def run_program(self, code, limits):
@@ -365,6 +375,7 @@ def test_a_sandbox_without_math_verify_is_named_with_its_remedy():
         asyncio.run(graded())
 
 
-def test_the_rule_names_the_version_of_math_verify():
+def test_the_rule_names_the_versions_that_decide():
     assert LatexGrader().rule.startswith(r"the last \boxed of the answer, else all of it")
-    assert "math-verify 0." in LatexGrader().rule
+    for package in ("math-verify", "latex2sympy2_extended", "sympy"):
+        assert f"{package} {importlib.metadata.version(package)}" in LatexGrader().rule

@@ -31,7 +31,27 @@ READS = [
     ("10-5", 5.0),
     ("(-4)", -4.0),
     ("3/4", 0.75),
-    ("open 24/7", 7.0),
+    ("open 24/7", 24 / 7),
+    ("The answer is 3/4.", 0.75),
+    ("-3/4 of it", -0.75),
+    ("10-3/4", 0.75),  # the minus subtracts
+    ("$\\frac{1}{4}$", 0.25),
+    ("It is \\dfrac{ 1 }{ 4 }.", 0.25),
+    ("-\\tfrac{1}{4}", -0.25),
+    ("\\boxed{\\frac{-1}{4}}", -0.25),
+    ("so 48/2 = 24", 24.0),
+    ("on 3/4/2020", 2020.0),
+    ("of 3/4,000", 4000.0),
+    ("1,000/4", 4.0),
+    ("1.5/2", 2.0),
+    ("page/3/4", 4.0),
+    ("1/0", 0.0),
+    ("The answer is 42." + " so be it" * 300, 42.0),
+    ("1,11,111", 111_111.0),
+    ("1,11,11", 11.0),
+    ("1,234,56,7", 7.0),
+    ("1234,567", 567.0),
+    ("12," * 30_000 + "7", 7.0),
     (".5", 0.5),
     ("1.5e3", 1500.0),
     ("9.87E+07", 98_700_000.0),
@@ -77,11 +97,36 @@ def test_a_hostile_answer_reads_as_no_number(answer):
     assert parse_number(answer) is None
 
 
-@pytest.mark.parametrize("piece", ["1,11", "9", "1e", "-", "1.", "$", "{,}", "<<"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "1,11",
+        "9",
+        "1e",
+        "-",
+        "1.",
+        "$",
+        "{,}",
+        "<<",
+        "11,",
+        "1,111,",
+        "111,11,",
+        "1/",
+        "1/2 ",
+        "\\frac{",
+        "\\frac ",
+        "1e1",
+    ],
+)
 def test_a_million_characters_are_read_in_no_time(piece):
     start = time.process_time()
     parse_number(piece * 1_000_000)
     assert time.process_time() - start < 2.0
+
+
+def test_a_hundred_thousand_characters_are_read_and_no_more():
+    assert parse_number("42." + "x" * 99_990) == 42.0
+    assert parse_number("42." + "x" * 100_000) is None
 
 
 def test_numbers_of_a_question_are_found_in_order():
@@ -106,6 +151,9 @@ def test_numbers_of_a_question_are_found_in_order():
         ("1060000", 1_000_000.0, "", Symptom.FAR),
         ("0", 40.0, "", Symptom.FAR),
         ("17", 0.0, "", Symptom.FAR),
+        (1e308, 5.0, "", Symptom.FAR),
+        (1e308, 5.0, "What is 1e999?", Symptom.FAR),
+        ("5", 1e308, "", Symptom.FAR),
     ],
 )
 def test_a_wrong_number_has_the_symptom_a_reader_would_see(answer, target, question, symptom):
@@ -124,13 +172,15 @@ def test_a_wrong_number_has_the_symptom_a_reader_would_see(answer, target, quest
         ("18 dollars", 18.0),
         (r"\boxed{18}", 18.0),
         ("1/2", 0.5),
+        ("It is 1/2.", 0.5),
+        (r"\boxed{\frac{1}{2}}", 0.5),
     ],
 )
 async def test_one_number_in_other_clothes_is_right(answer, target):
     assert await NumericGrader(tolerance=1e-6)(Item(id="i", question="?", target=target), answer, None) == (1.0, "")
 
 
-@pytest.mark.parametrize("answer", [r"\boxed{\frac{1}{2}}", "(A)", "None", "a half"])
+@pytest.mark.parametrize("answer", [r"\frac{1}{x}", r"\frac{\pi}{2}", "(A)", "None", "a half"])
 async def test_what_is_no_plain_number_is_not_its_value(answer):
     assert (await NumericGrader(tolerance=1e-6)(Item(id="i", question="?", target=0.5), answer, None)).score == 0.0
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scoring_answers import HOSTILE, answers, check_grade, grade
 
+from w4s_jax.tasks.scoring import f1
 from w4s_jax.tasks.scoring.assignment import best_sum
 from w4s_jax.tasks.scoring.f1 import DropGrader, HotpotF1Grader, drop_tokens
 from w4s_jax.tasks.scoring.text import ExactGrader, F1Grader, squad_tokens
@@ -159,6 +160,15 @@ def test_a_fully_right_list_is_exactly_right(count):
     spans = [f"span {i} of many" for i in range(count)]
     for bags in (False, True):
         assert grade(DropGrader(bags=bags), [spans], "\n".join(reversed(spans))) == (1.0, "")
+
+
+def test_the_bags_of_a_long_answer_are_made_once(monkeypatch):
+    read = []
+    monkeypatch.setattr(f1, "drop_tokens", lambda span: read.append(span) or drop_tokens(span))
+    grader, references = DropGrader(bags=True), [["Bears", str(i)] for i in range(8)]
+    assert grade(grader, references, "Bears|Lions").score == 0.5
+    assert read.count("Bears") == 1 + 8
+    assert read.count("Lions") == 1
 
 
 def test_an_almost_right_answer_is_not_rounded_to_right():

@@ -1,5 +1,7 @@
 """A user's own function as the grader: how it is found, what it may give, and what is said when it fails."""
 
+import importlib
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -95,6 +97,33 @@ def test_the_rule_changes_with_the_file_and_only_with_it(file):
     grader = FunctionGrader.load(f"{file}:same")
     assert grader.rule != before
     assert grade(grader, "7", "7").score == 0.0  # the new content ran
+
+
+def test_a_function_from_another_file_is_of_that_files_version_too(file, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    parent = tmp_path / "w4s_jax_test_parent.py"
+
+    def rule(text, name):
+        parent.write_text(text)
+        monkeypatch.delitem(sys.modules, parent.stem, raising=False)
+        importlib.invalidate_caches()
+        made = load_object(f"{file}:{name}", "class")()
+        return FunctionGrader.of(getattr(made, "score", made), f"{file}:{name}").rule
+
+    file.write_text(
+        "from w4s_jax_test_parent import *\n\nclass Inherits(Parent): pass\n\n"
+        "class Wraps:\n    @wrapped\n    def score(self, a, t): return 1.0\n\n"
+        "class Own(Parent):\n    def score(self, a, t): return 1.0\n"
+    )
+    one = (
+        "import functools\nclass Parent:\n    def score(self, a, t): return 1.0\n    __call__ = score\n"
+        "def wrapped(f): return functools.wraps(f)(lambda *given: f(*given))\n"
+    )
+    for name in ("Inherits", "Wraps", "Parent"):
+        assert rule(one, name) == rule(one, name)
+        assert rule(one, name) != rule(one + "# another content\n", name)
+        assert "in my_scorer.py and w4s_jax_test_parent.py (sha256 " in rule(one, name)
+    assert rule(one, "Own") == rule(one + "# another content\n", "Own")
 
 
 @pytest.mark.parametrize(

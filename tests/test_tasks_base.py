@@ -69,6 +69,19 @@ def test_the_size_of_validation_does_not_decide_what_is_tested():
     assert not {*_ids(large[Split.TEST])} & {*_ids(large[Split.VALIDATION]), *_ids(large[Split.TRAIN])}
 
 
+def test_what_moves_to_another_split_leaves_nothing_of_its_group_behind():
+    own = {Split.TEST: _items(9), Split.VALIDATION: _items(2, "v")}
+
+    def pair(item):
+        return item.id if item.id.startswith("v") else int(item.id[2:]) % 3
+
+    splits = resize(own, SplitSizes(test=2, validation=5), group=pair)
+    assert _ids(splits[Split.TEST]) == ["q/0", "q/1"]
+    assert _ids(splits[Split.VALIDATION]) == ["v/0", "v/1", "q/2", "q/5", "q/8"]
+    with pytest.raises(InputError, match="validation_size=6 exceeds the 5 items"):
+        resize(own, SplitSizes(test=2, validation=6), group=pair)
+
+
 @pytest.mark.parametrize("sizes", [SplitSizes(validation=8), SplitSizes(test=7), SplitSizes(train=4)])
 def test_more_than_there_is_is_refused_with_the_number(sizes):
     with pytest.raises(InputError, match=r"_size=\d+ exceeds the \d+ items"):

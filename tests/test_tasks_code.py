@@ -1,16 +1,19 @@
 """HumanEval: examples become public tests, hidden tests decide, and shortcuts do not pass."""
 
-import subprocess
-import sys
+import dataclasses
+import textwrap
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
+from sandbox_world import opened
 
 from w4s_jax.tasks.base import TaskOptions
 from w4s_jax.tasks.code import grade_function, grading_program, load_humaneval, public_tests
 from w4s_jax.tasks.splits import SplitSizes
 from w4s_jax.types import Item, ProgramRun, RunStatus, SandboxError, Split
 
+in_the_sandbox = pytest.mark.asyncio(loop_scope="module")
 DATA = Path(__file__).resolve().parents[2] / "shared" / "datasets"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="the real benchmark files are not beside the repository")
 
@@ -36,41 +39,20 @@ TEST = """
 def check(candidate):
     assert candidate([11, 12]) == 3
     assert candidate([base(19)]) == 9
+    assert abs(candidate([25]) - base(25)) < 1e-6
     assert candidate([]) == 0
 """
 ITEM = Item(
     id="humaneval/0", question=PROMPT, target={"prompt": PROMPT, "test": TEST}, entry_point="solution", public_tests=()
 )
+EQUAL = "class T:\n    __eq__ = __lt__ = lambda a, b: True\n    __sub__ = __abs__ = lambda *a: T()\n"
 RIGHT = "def solution(xs):\n    return sum(base(x) for x in xs)\n"
 
-_HARNESS = """
-import sys
-names = {"__name__": "__main__"}
-try:
-    exec(compile(sys.stdin.read(), "<program>", "exec"), names)
-    print("value", names["solution"]())
-except Exception as error:
-    print("error", type(error).__name__, error)
-"""
 
-
-class PlainProcess:
-    """Runs a test's own programs in a process; for grading alone, and no sandbox at all."""
-
-    name = "plain"
-
-    async def run_program(self, code, limits):
-        done = subprocess.run(
-            [sys.executable, "-I", "-c", _HARNESS], input=code, capture_output=True, text=True, timeout=30, check=False
-        )
-        kind, _, text = (done.stdout.splitlines() or [""])[-1].partition(" ")
-        if kind == "value":
-            return ProgramRun(status=RunStatus.OK, value=text)
-        return ProgramRun(status=RunStatus.EXCEPTION, error=text)
-
-
-async def _grade(answer):
-    return await grade_function(ITEM, answer, PlainProcess())
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool():
+    async with opened("auto", packages=(), workers=2) as pool:
+        yield pool
 
 
 def test_examples_of_a_docstring_become_assertions():
@@ -94,12 +76,32 @@ def test_a_prompt_without_readable_examples_has_no_public_tests(prompt):
         "    return sum(base(x) for x in xs)\n",
         "\n    return sum(base(x) for x in xs)",
         "solution = lambda xs: sum(map(base, xs))",
-        RIGHT + 'if __name__ == "__main__":\n    print(solution([1]))\n',
+        RIGHT + 'if __name__ == "__main__":\n    print(solution([int(input())]))\n',
+        f"from __future__ import annotations\n{RIGHT.replace('(xs)', '(xs: Unknown)', 1)}",
+        textwrap.indent(RIGHT, "    "),
+        "\n" + textwrap.indent(f"import math\n\n{RIGHT}", "\t"),
+        "    def solution(xs):\n        return sum(base(x) for x in xs)\n    return solution(xs)\n",
+        "solution: object = lambda xs: sum(map(base, xs))",
+        "def check(xs):\n    return sum(map(base, xs))\ndef solution(xs):\n    return check(xs)\n",
     ],
-    ids=["function", "prompt and body", "body", "body after a blank line", "lambda", "with a main"],
+    ids=[
+        "function",
+        "prompt and body",
+        "body",
+        "body after a blank line",
+        "lambda",
+        "with a main",
+        "with a future",
+        "indented function",
+        "function behind tabs",
+        "body with a function of the same name",
+        "annotated lambda",
+        "with a function named check",
+    ],
 )
-async def test_a_right_function_passes_in_every_form(answer):
-    assert await _grade(answer) == (1.0, "")
+@in_the_sandbox
+async def test_a_right_function_passes_in_every_form(pool, answer):
+    assert await grade_function(ITEM, answer, pool) == (1.0, "")
 
 
 @pytest.mark.parametrize(
@@ -116,8 +118,20 @@ async def test_a_right_function_passes_in_every_form(answer):
     ],
     ids=["none", "number", "blank", "prose", "fenced", "wrong", "raises", "no python"],
 )
-async def test_a_wrong_answer_has_a_symptom(answer, symptom):
-    assert await _grade(answer) == (0.0, symptom)
+@in_the_sandbox
+async def test_a_wrong_answer_has_a_symptom(pool, answer, symptom):
+    assert await grade_function(ITEM, answer, pool) == (0.0, symptom)
+
+
+@in_the_sandbox
+async def test_a_dict_may_be_of_a_subclass(pool):
+    prompt = 'def solution(text):\n    """ Counts the letters. """\n'
+    test = "def check(candidate):\n    assert candidate('aab') == {'a': 2, 'b': 1}\n"
+    item = dataclasses.replace(ITEM, target={"prompt": prompt, "test": test})
+    counts = "    d = {}\n    for c in text:\n        d[c] += 1\n    return d\n"
+    for kind in ("Counter()", "defaultdict(int)"):
+        answer = f"from collections import *\ndef solution(text):\n{counts.replace('{}', kind)}"
+        assert await grade_function(item, answer, pool) == (1.0, "")
 
 
 @pytest.mark.parametrize(
@@ -132,6 +146,11 @@ async def test_a_wrong_answer_has_a_symptom(answer, symptom):
         "def solution(xs): pass\nraise SystemExit(0)\n",
         "def solution(xs): pass\ndef check(candidate): pass\n",
         'def solution(xs): pass\n"""',
+        f"{EQUAL}def type(x): return int\ndef solution(xs): return T()\n",
+        f"{EQUAL}def all(x): return True\nmap = any = all\ndef solution(xs): return T()\n",
+        "def abs(x): return 0\ndef solution(xs): return 7\n",
+        "def base(x): return 9 if x == 19 else 3 if x else 0\n"
+        "def solution(xs): return 3 if len(xs) > 1 else sum(xs) and 0\n",
     ],
     ids=[
         "equals all",
@@ -141,10 +160,15 @@ async def test_a_wrong_answer_has_a_symptom(answer, symptom):
         "SystemExit",
         "own check",
         "open string",
+        "own type",
+        "own all",
+        "own abs",
+        "own helper",
     ],
 )
-async def test_a_shortcut_does_not_pass(answer):
-    assert (await _grade(answer)).score == 0.0
+@in_the_sandbox
+async def test_a_shortcut_does_not_pass(pool, answer):
+    assert (await grade_function(ITEM, answer, pool)).score == 0.0
 
 
 @pytest.mark.parametrize(("status", "symptom"), [(RunStatus.TIMEOUT, "timeout"), (RunStatus.LIMIT, "limit")])
@@ -180,15 +204,32 @@ def test_humaneval_has_the_sizes_of_aflow():
 
 
 @real
-def test_gold_solutions_pass_and_fail_only_the_examples_that_humaneval_has_wrong():
+@in_the_sandbox
+async def test_gold_solutions_pass_whole_and_as_a_body(pool):
+    task = load_humaneval("", TaskOptions(data_dir=DATA, split_seed=0, sizes=SplitSizes()))
+    items = [item for split in Split for item in task.items(split)]
+    for item in items:
+        program = item.metadata["program"]
+        for answer in (program, program.removeprefix(item.question), f"from __future__ import annotations\n{program}"):
+            assert await task.grade(item, answer, pool) == (1.0, ""), item.id
+
+
+@real
+@in_the_sandbox
+async def test_no_item_takes_an_object_that_equals_everything_for_an_answer(pool):
+    task = load_humaneval("", TaskOptions(data_dir=DATA, split_seed=0, sizes=SplitSizes()))
+    cheat = f"{EQUAL}def type(x): return int\nmap = all = abs = poly = encode_cyclic = encode_shift = lambda *a: T()\n"
+    for item in (item for split in Split for item in task.items(split)):
+        answer = f"{cheat}def {item.entry_point}(*a, **k): return T()\n"
+        assert (await task.grade(item, answer, pool)).score == 0.0, item.id
+
+
+@real
+def test_gold_solutions_fail_only_the_examples_that_humaneval_has_wrong():
     task = load_humaneval("", TaskOptions(data_dir=DATA, split_seed=0, sizes=SplitSizes()))
     items = [item for split in Split for item in task.items(split)]
     wrong = []
     for item in items:
-        program, token = grading_program(item, item.metadata["program"])
-        names = {}
-        exec(program, names)
-        assert names["solution"]() == token
         for test in item.public_tests:
             try:
                 exec(f"{item.metadata['program']}\n{test}", {})

@@ -43,6 +43,17 @@ def test_an_answer_comes_before_the_box_and_may_be_any_plain_value(tmp_path):
     assert [targets[str(i)] for i in range(4)] == ["3", "12", "4", "(2,7)"]
 
 
+def test_a_question_ends_with_the_form_of_its_answer(tmp_path):
+    small.write_rows(tmp_path / "math" / "test.jsonl", [small.math_row(4, "algebra")])
+    small.write_rows(tmp_path / "math-500" / "test.jsonl", [small.math_500_row(4)])
+    for task, place in (
+        (load_math("", TaskOptions(data_dir=tmp_path)), "Sheet 4 of Algebra"),
+        (_math_500(tmp_path), "Page 4 of Number Theory"),
+    ):
+        [item] = _items(task).values()
+        assert item.question == f"What is $7 \\cdot 7$? ({place}.)\n\nGive the final answer in LaTeX."
+
+
 def _math_500(folder, variant=""):
     return load_math_500(variant, TaskOptions(data_dir=folder))
 

@@ -1,5 +1,6 @@
 """A task from a user's file or class, every scorer of it, and every way in which the file can be bad."""
 
+import csv
 import json
 
 import pytest
@@ -8,7 +9,7 @@ from sandbox_world import opened
 from w4s_jax.executor.simulator import problem_from_item
 from w4s_jax.tasks.base import TaskOptions
 from w4s_jax.tasks.custom import SCORERS, CustomFormat, load_class, load_custom
-from w4s_jax.tasks.splits import SplitSizes
+from w4s_jax.tasks.splits import SplitSizes, split_hash
 from w4s_jax.types import InputError, Split
 
 NUMERIC = CustomFormat(scorer="numeric")
@@ -32,13 +33,20 @@ def _all(task):
 
 
 async def test_a_file_of_numbers_becomes_a_task(tmp_path):
-    task = _load(_write(tmp_path / "sums.jsonl", _sums(60)))
+    path = _write(tmp_path / "sums.jsonl", _sums(60))
+    task = _load(path)
     assert [len(task.items(s)) for s in (Split.TRAIN, Split.VALIDATION, Split.TEST)] == [0, 20, 40]
     items = _all(task)
     assert set(items) == {f"sums/{i}" for i in range(60)}
-    assert (await task.grade(items["sums/7"], "It is 14.", None)).score == 1.0
-    assert (await task.grade(items["sums/7"], "It is 15.", None)).symptom == "close"
+    item = items["sums/7"]
+    assert (await task.grade(item, "It is 14.", None)).score == 1.0
+    assert (await task.grade(item, "It is 15.", None)).symptom == "close"
     assert task.seed_workflows()[0].name == "cot"
+
+
+def test_a_file_of_another_name_with_the_same_rows_has_the_same_hash(tmp_path):
+    first, second = (_load(_write(tmp_path / name, _sums(30))) for name in ("a.jsonl", "b.jsonl"))
+    assert [split_hash(first.items(s)) for s in Split] == [split_hash(second.items(s)) for s in Split]
 
 
 def test_of_many_rows_some_are_left_for_train(tmp_path):
@@ -101,12 +109,54 @@ def test_a_csv_holds_lists_as_json(tmp_path):
     (tmp_path / "r.csv").write_text('question,answer,options\nWhich?,A,"[""x, or z"", ""y""]"\n')
     [item] = _load(tmp_path / "r.csv", CustomFormat(scorer="choice")).items(Split.VALIDATION)
     assert item.question == "Which?\nA) x, or z\nB) y"
+    assert item.metadata["num_choices"] == 2
+
+
+@pytest.mark.parametrize(
+    ("scorer", "answer", "target"),
+    [
+        ("f1", '["the Danube", "Danube river"]', ["the Danube", "Danube river"]),
+        ("f1", "the Danube", "the Danube"),
+        ("f1", "[sic", "[sic"),
+        ("code", '["assert f(1)", "assert f(2)"]', {"tests": ["assert f(1)", "assert f(2)"], "setup": ""}),
+        ("code", "assert f(1)", {"tests": ["assert f(1)"], "setup": ""}),
+        ("exact", '["a", "b"]', '["a", "b"]'),  # no list is expected
+    ],
+)
+def test_a_cell_is_a_list_only_where_one_may_be(tmp_path, scorer, answer, target):
+    with (tmp_path / "r.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("question", "answer", "entry_point"), ("?", answer, "f")])
+    [item] = _load(tmp_path / "r.csv", CustomFormat(scorer=scorer)).items(Split.VALIDATION)
+    assert item.target == target
+
+
+@pytest.mark.parametrize("scorer", ["f1", "code"])
+def test_a_cell_with_a_list_of_something_else_is_refused(tmp_path, scorer):
+    (tmp_path / "r.csv").write_text('question,answer,entry_point\n?,"[1, 2]",f\n')
+    with pytest.raises(InputError, match=r"r\.csv:2: field 'answer' is \[1, 2\]"):
+        _load(tmp_path / "r.csv", CustomFormat(scorer=scorer))
+
+
+@pytest.mark.parametrize(("count", "letter", "last"), [(12, "L", None), (26, "Z", None), (3, "J", "C"), (12, "M", "L")])
+def test_the_letters_are_those_of_the_options_of_a_csv(tmp_path, count, letter, last):
+    with (tmp_path / "r.csv").open("w", newline="") as file:
+        options = json.dumps([f"o{i}" for i in range(count)])
+        csv.writer(file).writerows([("question", "answer", "options"), ("?", letter, options)])
+    if last:
+        with pytest.raises(InputError, match=rf"r\.csv:2: .*needs a letter from A to {last}"):
+            _load(tmp_path / "r.csv", CustomFormat(scorer="choice"))
+    else:
+        [item] = _load(tmp_path / "r.csv", CustomFormat(scorer="choice")).items(Split.VALIDATION)
+        assert (item.target, item.metadata["num_choices"]) == (letter, count)
+        assert item.question.endswith(f"\n{letter}) o{count - 1}")
 
 
 def test_what_a_row_may_hold_beside_its_question_and_answer(tmp_path):
     row = CODE | {"id": 7, "public_tests": ["assert double(1) == 2"], "solution": "def double(x):\n    return x + x"}
-    [item] = _load(_write(tmp_path / "r.jsonl", [row]), CustomFormat(scorer="code")).items(Split.VALIDATION)
-    assert (item.id, item.entry_point, item.public_tests) == ("r/7", "double", ("assert double(1) == 2",))
+    path = _write(tmp_path / "r.jsonl", [row])
+    [item] = _load(path, CustomFormat(scorer="code")).items(Split.VALIDATION)
+    assert (item.id, item.entry_point) == ("r/7", "double")
+    assert item.public_tests == ("assert double(1) == 2",)
     assert problem_from_item(item).program == row["solution"]  # what the simulated executor shows
 
 
@@ -135,6 +185,7 @@ async def test_a_function_of_your_own_grades(tmp_path):
         ({"question": "?", "answer": None}, r"rows\.jsonl:2: field 'answer' is None"),
         ({"question": "?", "answer": True}, r"rows\.jsonl:2: field 'answer' is True"),
         ({"question": "?", "answer": "many"}, r"rows\.jsonl:2: .*scorer=numeric needs a number"),
+        ({"question": "?", "answer": float("nan")}, r"rows\.jsonl:2: field 'answer' is nan; .*finite"),
     ],
 )
 def test_a_bad_row_is_named_by_its_line(tmp_path, row, message):
@@ -144,12 +195,57 @@ def test_a_bad_row_is_named_by_its_line(tmp_path, row, message):
 
 
 @pytest.mark.parametrize(
+    ("written", "number"),
+    [
+        (7, 7.0),
+        (-7.5, -7.5),
+        (" 1,200,300.50 ", 1_200_300.5),
+        ("-$5", -5.0),
+        ("$-5.", -5.0),
+        ("€.5", 0.5),
+        ("−3", -3.0),
+        ("+3e6", 3e6),
+        ("1.5E-3", 0.0015),
+        ("3/4", 0.75),
+        ("-3/04", -0.75),
+    ],
+)
+def test_a_numeric_target_is_one_number(tmp_path, written, number):
+    [item] = _load(_write(tmp_path / "r.jsonl", [{"question": "?", "answer": written}])).items(Split.VALIDATION)
+    assert item.target == number
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["1,5", "12,34", "1,2345", "1.000.000", "1 1/2", "50%", "between 3 and 4", "12/2020/1", "5 kg", "3/0", "3/4/2020",
+     "$", ".", "--5", "-$-5", "1e400", "nan", "Infinity", "1_000", "0x10", "#### 5", float("inf")],
+)  # fmt: skip
+def test_a_numeric_target_with_anything_else_is_named_by_its_line(tmp_path, written):
+    path = _write(tmp_path / "rows.jsonl", [{"question": "1?", "answer": 1}, {"question": "?", "answer": written}])
+    with pytest.raises(InputError, match=r"rows\.jsonl:2: field 'answer' is .*(scorer=numeric needs a|finite) number"):
+        _load(path)
+
+
+@pytest.mark.parametrize("target", ["{1, 2}", "datetime.date(2020, 1, 1)", "{1: 1, 'a': 2}", "[object()]"])
+def test_a_target_that_json_cannot_hold_is_named_by_its_row(tmp_path, target):
+    text = (
+        "import datetime\nclass Orders:\n    def score(self, answer, target): return True\n    def rows(self):\n"
+        f"        return [{{'question': '?', 'answer': x}} for x in (7, {target})]\n"
+    )
+    with pytest.raises(InputError, match=r"Orders row 2: field 'answer' is .*; give what JSON can hold"):
+        _class(tmp_path, text)
+
+
+@pytest.mark.parametrize(
     ("scorer", "change", "message"),
     [
         ("exact", {"answer": ["Lima"]}, "it must be a text or a number"),
         ("choice", {"answer": "D"}, "scorer=choice needs a letter from A to C"),
         ("choice", {"answer": "yes"}, "scorer=choice needs a letter from A to C"),
-        ("choice", {"options": "x, y"}, "field 'options' is 'x, y'; it must be a list of 2 texts or more"),
+        ("choice", {"options": "x, y"}, "field 'options' is 'x, y'; it must be a list of 2 to 26 texts"),
+        ("choice", {"options": ["x"] * 27}, "field 'options' is .*; it must be a list of 2 to 26 texts"),
+        ("exact", {"answer": float("nan")}, "field 'answer' is nan; it must be a text or a finite number"),
+        ("f1", {"answer": float("-inf")}, "field 'answer' is -inf; it must be a text or a finite number"),
         ("f1", {"answer": []}, "it must be a list of texts, each accepted"),
         ("math", {"answer": " "}, "it must be a text or a number"),
         ("code", {"answer": [1]}, "scorer=code needs tests"),
@@ -164,7 +260,7 @@ def test_a_target_that_a_scorer_cannot_use_is_named_by_its_line(tmp_path, scorer
 
 def test_two_rows_of_one_id_are_refused(tmp_path):
     path = _write(tmp_path / "s.jsonl", [{"id": "a", "question": f"{i}?", "answer": i} for i in range(2)])
-    with pytest.raises(InputError, match="item id 's/a' stands twice"):
+    with pytest.raises(InputError, match=r"item id 's/a' stands twice"):
         _load(path)
 
 
@@ -218,12 +314,14 @@ async def test_a_class_of_few_lines_is_a_task(tmp_path):
     task = _class(tmp_path, ORDERS)
     items = _all(task)
     assert (task.description, task.metric, len(items)) == ("Orders.", "accuracy", 9)
-    assert (await task.grade(items["Orders/2"], "It is 6.", None)).score == 1.0
+    item = items["Orders/2"]
+    assert (await task.grade(item, "It is 6.", None)).score == 1.0
 
 
 async def test_a_class_may_grade_by_itself(tmp_path):
     task = _class(tmp_path, SCORED)
-    grade = await task.grade(_all(task)["Orders/2"], "6 or 7", None)
+    item = _all(task)["Orders/2"]
+    grade = await task.grade(item, "6 or 7", None)
     assert (grade.score, task.metric) == (0.5, "score")
     assert "Orders.score in mine.py" in task.rule
 

@@ -22,14 +22,21 @@ def _load(folder, rows, variant="", name="validation"):
 
 
 def _question(folder, **fields):
+    """What stands before the form of the answer."""
     [item] = _items(_load(folder, [ROW | fields])).values()
-    return item.question
+    question, end = item.question.split("\n\nAnswer with ")
+    assert end.startswith("a number without units")
+    return question
 
 
 async def test_an_item_is_the_rows_question_and_answer(tmp_path):
     task = _load(tmp_path, [ROW])
     item = _items(task)["gaia/t1"]
-    assert (item.question, item.target, item.metadata["level"]) == ("How many?", "17", "level2")
+    assert (item.target, item.metadata["level"]) == ("17", "level2")
+    assert item.question == (
+        "How many?\n\nAnswer with a number without units or thousands separators, or with as few words as possible, "
+        "or with a list of such with commas between them."
+    )
     assert (await task.grade(item, "17", None)).score == 1.0
     assert (await task.grade(item, "18", None)).score == 0.0
     assert "without any tool" in task.description
@@ -46,11 +53,39 @@ def test_a_text_at_hand_stands_in_the_question_under_its_name(tmp_path, folder):
 def test_a_file_is_found_by_the_path_of_its_row(tmp_path):
     (tmp_path / "gaia" / "2023" / "validation").mkdir(parents=True)
     (tmp_path / "gaia" / "2023" / "validation" / "t1.py").write_text("print(7)")
-    (tmp_path / "t1.txt").write_text("elsewhere")
+    (tmp_path / "gaia" / "2023" / "t1.txt").write_text("absolute")
     told = {"file_name": "t1.py", "file_path": "2023/validation/t1.py"}
     assert "Attached file t1.py:\nprint(7)" in _question(tmp_path, **told)
-    absolute = {"file_name": "t1.txt", "file_path": str(tmp_path / "t1.txt")}
-    assert "Attached file t1.txt:\nelsewhere" in _question(tmp_path, **absolute)
+    absolute = {"file_name": "t1.txt", "file_path": str(tmp_path / "gaia" / "2023" / "t1.txt")}
+    assert "Attached file t1.txt:\nabsolute" in _question(tmp_path, **absolute)
+
+
+@pytest.mark.parametrize("path", ["{outside}/t1.txt", "../outside/t1.txt", "files/../../outside/t1.txt", "link/t1.txt"])
+def test_a_file_outside_the_folder_of_the_rows_is_not_read(tmp_path, path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "t1.txt").write_text("canary")
+    (tmp_path / "gaia" / "files").mkdir(parents=True)
+    (tmp_path / "gaia" / "link").symlink_to(tmp_path / "outside")
+    told = {"file_name": "t1.txt", "file_path": path.format(outside=tmp_path / "outside")}
+    assert _question(tmp_path, **told) == "How many?\n\nAttached file t1.txt: it cannot be opened here."
+
+
+@pytest.mark.parametrize("folder", ["", "files", "validation"])
+def test_a_link_to_a_file_outside_is_not_followed_and_one_inside_is(tmp_path, folder):
+    (tmp_path / "secret").write_text("canary")
+    (tmp_path / "gaia" / folder).mkdir(parents=True, exist_ok=True)
+    link = tmp_path / "gaia" / folder / "t1.txt"
+    link.symlink_to(tmp_path / "secret")
+    assert "t1.txt: it cannot be opened" in _question(tmp_path, file_name="t1.txt")
+    link.unlink()
+    (tmp_path / "gaia" / "blob").write_text("own")
+    link.symlink_to(tmp_path / "gaia" / "blob")
+    assert "t1.txt:\nown" in _question(tmp_path, file_name="t1.txt")
+
+
+def test_a_name_that_no_file_can_have_is_not_at_hand(tmp_path):
+    name = "x" * 300 + ".txt"
+    assert _question(tmp_path, file_name=name).endswith(f"{name}: it cannot be opened here.")
 
 
 def test_a_path_to_a_file_of_another_name_is_not_followed(tmp_path):
@@ -171,8 +206,8 @@ def hub(monkeypatch, tmp_path):
 def test_only_texts_are_fetched_from_the_hub(hub):
     items = _items(load_gaia("", TaskOptions(revision="v2")))
     assert hub == [("gaia-benchmark/GAIA", "2023/validation/t1.csv", "dataset", "v2")]
-    assert items["gaia/t1"].question.endswith("Attached file t1.csv:\na,b")
-    assert items["gaia/t2"].question.endswith("Attached file t2.png: it cannot be opened here.")
+    assert "\n\nAttached file t1.csv:\na,b\n\nAnswer" in items["gaia/t1"].question
+    assert "\n\nAttached file t2.png: it cannot be opened here.\n\nAnswer" in items["gaia/t2"].question
     hub.clear()
     assert len(_items(load_gaia("text", TaskOptions()))) == 1
     assert hub == []

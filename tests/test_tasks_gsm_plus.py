@@ -1,16 +1,19 @@
 """GSM-Plus: no seed problem in two splits, rows without an answer counted, and which of the hub's splits is read."""
 
+import itertools
+
 import pytest
 import small_benchmarks as small
 
 from w4s_jax.tasks.base import TaskOptions
 from w4s_jax.tasks.gsm_plus import load_gsm_plus
+from w4s_jax.tasks.splits import SplitSizes
 from w4s_jax.types import InputError, Split
 
 
-def _load(folder, rows, split="testmini", variant=""):
+def _load(folder, rows, split="testmini", variant="", **sizes):
     small.write_rows(folder / "gsm_plus" / f"{split}.jsonl", rows)
-    return load_gsm_plus(variant, TaskOptions(data_dir=folder))
+    return load_gsm_plus(variant, TaskOptions(data_dir=folder, sizes=SplitSizes(**sizes)))
 
 
 def _rows(n, start=0):
@@ -30,6 +33,38 @@ def test_no_seed_problem_stands_in_two_splits_of_a_pool_of_any_size(tmp_path, n)
     assert len(task.items(Split.TEST)) > len(task.items(Split.VALIDATION))
     if n < 640:
         assert sum(len(task.items(split)) for split in Split) == n * 7 / 8
+
+
+def test_the_sizes_of_the_others_do_not_decide_what_is_tested(tmp_path):
+    tests = {}
+    for train, validation, test in itertools.product((None, 0, 7), (None, 0, 2, 3), (None, 0, 1, 10)):
+        if train and validation is None:
+            continue  # Each of its groups has an item in validation.
+        task = _load(tmp_path, _rows(160), train=train, validation=validation, test=test)
+        tests.setdefault(test, []).append(task.items(Split.TEST))
+        seeds = [_seeds(task, split) for split in Split]
+        assert all(seeds[i].isdisjoint(seeds[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+        assert len(task.items(Split.TRAIN)) == (train or 0)
+    assert all(items == own[0] for own in tests.values() for items in own)
+    assert all(own[0] == tests[None][0][: len(own[0])] for own in tests.values())
+    # 16 of 20 seed problems are test's (500 of 628 items), and each has seven rows.
+    assert (len(tests[None][0]), len(_load(tmp_path, _rows(160)).items(Split.VALIDATION))) == (112, 28)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"test": 57}, "test_size=57 exceeds the 56 items of test's groups; ask for 56 or fewer"),
+        ({"validation": 15}, "validation_size=15 exceeds the 14 items of validation's groups"),
+        (
+            {"train": 1, "validation": 2},
+            "train_size=1 exceeds the 0 items .*; ask for fewer, or for a smaller validation",
+        ),
+    ],
+)
+def test_more_than_the_groups_of_a_split_hold_is_refused(tmp_path, sizes, message):
+    with pytest.raises(InputError, match=message):
+        _load(tmp_path, _rows(80), **sizes)
 
 
 def test_rows_without_an_answer_are_left_out_and_counted(tmp_path):

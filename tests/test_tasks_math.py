@@ -1,10 +1,12 @@
 """GSM-Hard, GSM8K and MGSM: the published splits on the real files, bad rows on small ones."""
 
+import hashlib
 import json
 import math
 from pathlib import Path
 
 import pytest
+import small_benchmarks as small
 
 from w4s_jax.tasks.base import TaskOptions
 from w4s_jax.tasks.gold_programs import annotated_program
@@ -125,6 +127,39 @@ def test_mgsm_is_split_by_problem_over_all_languages():
     first = task.items(Split.VALIDATION)[:50]
     assert len({item.id.rpartition("/")[2] for item in first}) == 50
     assert {item.id.split("/")[1] for item in first[:3]} == {"de", "en", "zh"}
+
+
+def _mgsm(folder, **sizes):
+    for language in ("en", "de"):
+        small.write_rows(folder / "mgsm" / f"{language}_test.jsonl", [small.mgsm_row(i, language) for i in range(40)])
+    task = load_mgsm("", TaskOptions(data_dir=folder, sizes=SplitSizes(**sizes)))
+    return task, [{item.id.rpartition("/")[2] for item in task.items(split)} for split in Split]
+
+
+def test_no_problem_of_mgsm_is_in_two_splits_whatever_sizes_are_asked_for(tmp_path):
+    tests = {}
+    for validation in (0, 5, 16, 17, 30, 50, 70, 78):
+        for test in (0, 1, 10, 36):
+            try:
+                task, (_, own, tested) = _mgsm(tmp_path, validation=validation, test=test)
+            except InputError:  # 16 items and both languages of the problems that are not tested
+                assert validation > 16 + 2 * (32 - min(test, 32))
+                continue
+            assert validation <= 16 + 2 * (32 - min(test, 32))
+            assert not own & tested
+            assert _sizes(task) == [0, validation, test]
+            assert tests.setdefault(test, task.items(Split.TEST)) == task.items(Split.TEST)
+
+
+@real
+def test_the_splits_of_mgsm_are_those_of_former_results():
+    def members(**sizes):
+        task = load_mgsm("en+de+zh", TaskOptions(data_dir=DATA, sizes=SplitSizes(**sizes)))
+        names = [" ".join(item.id for item in task.items(split)) for split in (Split.VALIDATION, Split.TEST)]
+        return [hashlib.sha256(text.encode()).hexdigest()[:12] for text in names]
+
+    assert members() == ["2afbac06b976", "07a8c639a73c"]
+    assert members(validation=20, test=36) == ["4350a3bbe347", "c103dfc8616c"]
 
 
 @real

@@ -1,7 +1,8 @@
-"""MBPP: one assertion is shown, the others are hidden, and the function is found in code and assertions."""
+"""MBPP: one assertion is shown, all are graded, and the function is found in code and assertions."""
 
 import pytest
 import small_benchmarks as small
+from sandbox_world import opened
 
 from w4s_jax.tasks.base import TaskOptions
 from w4s_jax.tasks.mbpp import load_mbpp
@@ -33,18 +34,27 @@ def _item(folder, **fields):
     return item
 
 
-def test_the_first_assertion_is_shown_and_the_others_are_hidden(tmp_path):
+def test_the_first_assertion_is_shown_the_others_are_hidden_and_all_are_graded(tmp_path):
     item = _item(tmp_path)
     assert item.id == "mbpp/7"
     assert item.entry_point == "half"
     assert item.public_tests == ("assert half(4) == 2",)
-    assert item.target == {"tests": ["assert half(round_up(4)) == 2.5", "assert set([half(0)]) == {0}"], "setup": ""}
+    assert item.target == {"tests": ROW["test_list"], "setup": ""}
     assert item.question == (
         "Write a function to halve a number.\n\n"
         "The function begins with\ndef half(x, up=False):\n\n"
         "It has to pass\nassert half(4) == 2"
     )
     assert item.metadata["program"] == CODE
+
+
+async def test_a_function_that_fails_the_shown_assertion_alone_is_wrong(tmp_path):
+    task = _load(tmp_path, [ROW])
+    [item] = [item for split in Split for item in task.items(split)]
+    wrong = CODE.replace("else x / 2", "else x / 2 if x != 4 else 7").replace("int(x) + 1", "5")
+    async with opened("auto", packages=(), workers=1) as pool:
+        assert await task.grade(item, CODE, pool) == (1.0, "")
+        assert await task.grade(item, wrong, pool) == (0.0, "failed test")
 
 
 def test_a_row_with_one_assertion_hides_it_and_still_tells_the_functions_first_line(tmp_path):
@@ -55,11 +65,11 @@ def test_a_row_with_one_assertion_hides_it_and_still_tells_the_functions_first_l
     assert "half(6)" not in item.question
 
 
-def test_imports_stand_before_the_public_test_and_with_the_hidden_ones(tmp_path):
+def test_imports_stand_before_the_public_test_and_with_the_graded_ones(tmp_path):
     tests = ["assert math.isclose(half(3), 1.5)", "assert math.isclose(half(5), 2.5)"]
     item = _item(tmp_path, test_imports=["import math"], test_list=tests)
     assert item.public_tests == ("import math\nassert math.isclose(half(3), 1.5)",)
-    assert item.target == {"tests": tests[1:], "setup": "import math"}
+    assert item.target == {"tests": tests, "setup": "import math"}
     exec(f"{item.metadata['program']}\n{item.public_tests[0]}", {})
 
 
@@ -109,6 +119,9 @@ def test_the_hubs_splits_that_have_files_are_one_pool_in_the_hubs_order(tmp_path
 def test_gold_programs_of_the_small_rows_pass_all_their_tests(tmp_path):
     task = _load(tmp_path, [small.mbpp_row(i) for i in range(24)])
     for item in (item for split in Split for item in task.items(split)):
-        tests = "\n".join([item.target["setup"], *item.public_tests, *item.target["tests"]])
+        assert set(item.public_tests) <= {
+            "\n".join(filter(None, [item.target["setup"], t])) for t in item.target["tests"]
+        }
+        tests = "\n".join([item.target["setup"], *item.target["tests"]])
         exec(f"{item.metadata['program']}\n{tests}", {})
     assert sum(not item.public_tests for split in Split for item in task.items(split)) == 2

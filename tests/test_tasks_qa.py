@@ -102,7 +102,10 @@ def test_the_two_copies_on_the_hub_ask_the_same_questions(tmp_path):
 
 def test_a_passage_stands_before_its_question_and_an_id_is_the_rows(tmp_path):
     item = _only(_drop(tmp_path, {"answer": _answer("7")}))
-    assert item.question == "It was so.\n\nQuestion: When was it?"
+    assert item.question == (
+        "It was so.\n\nQuestion: When was it?\n\n"
+        "Answer with a number, a date, or words of the passage, as short as possible; separate several by ' | '."
+    )
     assert item.id == "drop/q1"
 
 
@@ -133,7 +136,10 @@ async def test_paragraphs_stand_under_their_titles_before_the_question(tmp_path,
     small.write_rows(tmp_path / "hotpotqa" / "validation.jsonl", [HOTPOT | {"context": context}])
     task = load_hotpotqa("", TaskOptions(data_dir=tmp_path))
     item = _only(task)
-    assert item.question == "Kite\nA kite flies. It is red.\n\nOwl\nAn owl sits.\n\nQuestion: Where?"
+    assert item.question == (
+        "Kite\nA kite flies. It is red.\n\nOwl\nAn owl sits.\n\nQuestion: Where?\n\n"
+        "Answer with yes, no, or a few words."
+    )
     assert (item.id, item.target, task.metric) == ("hotpotqa/h1", "Here", "f1")
     assert (await task.grade(item, "here", None)).score == 1.0
     assert (await task.grade(item, "there", None)).score == 0.0

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 import pytest
+from small_benchmarks import write_small_benchmarks
 
 from w4s_jax.tasks.base import SealedTask, TaskOptions
 from w4s_jax.tasks.custom import CustomFormat
@@ -60,6 +61,18 @@ def test_an_unknown_name_is_refused_with_the_nearest(name, nearest):
 def test_an_unknown_variant_is_refused(name, allowed):
     with pytest.raises(InputError, match=f"task {name}: .* is unknown; .*{allowed}"):
         make_task(name)
+
+
+@pytest.mark.parametrize("name", ["toy_units", "jsonl:own.csv"])
+def test_sizes_of_a_name_are_of_benchmarks_alone(name):
+    with pytest.raises(InputError, match=f"split_sizes='aflow' is of benchmarks; task {name} takes validation_size"):
+        make_task(name, TaskOptions(sizes=SplitSizes(named="aflow")))
+
+
+def test_named_sizes_that_a_few_languages_cannot_fill_are_refused(tmp_path):
+    write_small_benchmarks(tmp_path)
+    with pytest.raises(InputError, match="takes 128 / 800 items of mgsm and these languages have 4 / 20; name more"):
+        make_task("mgsm:de", TaskOptions(data_dir=tmp_path, sizes=SplitSizes(named="adas")))
 
 
 @pytest.mark.parametrize("names", ["", " , ", "jsonl:", "toy_nothing", "toy:0"])

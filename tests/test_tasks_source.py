@@ -1,5 +1,6 @@
 """Local files of every form are read; what is bad in them is named by file and line."""
 
+import csv
 import gzip
 import json
 
@@ -46,6 +47,7 @@ def test_a_file_of_a_configuration_carries_its_name(tmp_path):
         (LINES + "{", r"bad\.jsonl:3: no valid JSON"),
         (LINES + "[1]\n", r"bad\.jsonl:3: the row is \[1\]; it must be a JSON object"),
         ("[" * 100_000, r"bad\.jsonl:1: no valid JSON"),
+        (LINES + '{"answer": ' + "9" * 5_000 + "}\n", r"bad\.jsonl:3: a whole number has more than 4,300 digits"),
         ("", r"bad\.jsonl holds no rows"),
     ],
 )
@@ -62,6 +64,22 @@ def test_a_file_of_noise_is_one_line_of_input_error(tmp_path, name):
     with pytest.raises(InputError, match=r"bad\.\S+ cannot be read") as error:
         read_rows(tmp_path / name)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_that_gzip_cannot_read_is_to_be_compressed_again(tmp_path):
+    packed = gzip.compress((LINES * 50).encode())
+    for content in (packed[:10] + b"\xff" * 9 + packed[19:], packed[:-20], b"no gzip"):
+        (tmp_path / "bad.jsonl.gz").write_bytes(content)
+        with pytest.raises(InputError, match=r"bad\.jsonl\.gz cannot be read .*; compress it again with gzip$"):
+            read_rows(tmp_path / "bad.jsonl.gz")
+
+
+@pytest.mark.parametrize("form", [".jsonl", ".jsonl.gz", ".json"])
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path, form):
+    text = "\ufeff" + (json.dumps(ROWS) if form == ".json" else LINES)
+    content = text.encode()
+    (tmp_path / f"rows{form}").write_bytes(gzip.compress(content) if form.endswith(".gz") else content)
+    assert [dict(row.values) for row in read_rows(tmp_path / f"rows{form}")] == ROWS
 
 
 def test_a_missing_field_and_an_empty_text_name_their_line(tmp_path):
@@ -121,6 +139,12 @@ def test_rows_of_the_hub_are_named_by_data_set_and_row(monkeypatch):
     assert asked["call"][1] == {"revision": "v2"}
 
 
+def test_a_revision_beside_a_local_file_is_refused(tmp_path):
+    _write(tmp_path / "m" / "test.jsonl", ".jsonl")
+    with pytest.raises(InputError, match=r"data_revision='v2' is of nobody/m on the hub, and .*test\.jsonl is read"):
+        HubSource(name="m", hub_id="nobody/m").read("test", tmp_path, "v2")
+
+
 def test_a_gated_data_set_says_where_its_terms_are_accepted(monkeypatch):
     datasets = pytest.importorskip("datasets")
 
@@ -160,4 +184,22 @@ def test_a_csv_is_read_under_the_names_of_its_first_line(tmp_path):
 def test_a_line_of_a_csv_with_other_columns_is_named(tmp_path, line):
     (tmp_path / "rows.csv").write_text(f"question,answer\n1,2\n{line}\n")
     with pytest.raises(InputError, match=r"rows\.csv:3: the row has not the 2 columns of the first line"):
+        read_rows(tmp_path / "rows.csv")
+
+
+def test_a_long_cell_is_read_and_a_longer_one_has_its_remedy(tmp_path):
+    before = csv.field_size_limit()
+    for length in (140_000, 10_000_001):
+        (tmp_path / f"{length}.csv").write_text(f"question,answer\n{'x' * length},5\n")
+    [row] = read_rows(tmp_path / "140000.csv")
+    assert len(row.text("question")) == 140_000
+    with pytest.raises(InputError, match=r"larger than field limit .* with at most 10,000,000 characters in a cell"):
+        read_rows(tmp_path / "10000001.csv")
+    assert csv.field_size_limit() == before
+
+
+@pytest.mark.parametrize(("mark", "shown"), [(";", "';'"), ("\t", r"'\\t'")])
+def test_another_separator_than_the_comma_is_named(tmp_path, mark, shown):
+    (tmp_path / "rows.csv").write_text(f"question{mark}answer\nHow many, in all?{mark}2\n")
+    with pytest.raises(InputError, match=rf"rows\.csv:1: the columns are separated by {shown}; write commas"):
         read_rows(tmp_path / "rows.csv")

@@ -144,7 +144,7 @@ class Item:
     """
 
     id: str
-    """Unique over all tasks and stable over runs."""
+    """Unique within its task and stable over runs."""
     question: str
     """The text given to `solver` as `task`."""
     target: Any

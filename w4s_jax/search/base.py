@@ -74,7 +74,8 @@ class Found(NamedTuple):
 
     start: State
     turns: tuple[Turn, ...]
-    stopped_by: Stop
+    stopped_by: Stop | None
+    """None while it goes on."""
 
     @property
     def best(self) -> Evaluated:

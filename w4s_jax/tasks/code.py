@@ -7,9 +7,9 @@ membership. The question is the prompt itself, the public tests are the examples
 of its docstring that read as a call with a literal result, and the hidden tests stay in the
 parent until they run, with the answer, in a sandboxed child.
 
-Departures: the answer may be the whole function or only the rest of its body; a
-function that returns anything but plain data fails, because an object can be
-written that equals everything.
+Departures: the answer may be the whole function, behind the prompt's imports and
+helpers, or only the rest of its body; the tests see what it returns as plain data,
+see `scoring/code.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import ast
 import doctest
 import re
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,9 +27,9 @@ from w4s_jax.tasks.scoring.code import (
     CodeSymptom,
     GradingProgram,
     defines,
+    harness_program,
     is_empty,
     run_graded,
-    token_of,
 )
 from w4s_jax.tasks.source import HubSource, Row
 from w4s_jax.tasks.splits import split_pool
@@ -40,28 +41,8 @@ _HUMANEVAL = HubSource(name="humaneval", hub_id="openai/openai_humaneval")
 _EQUALS = re.compile(r"(?<=\))\s*(?:==|=>|->|➞|=|should return|should equal to|returns)\s*")
 """What stands between a call and its result in a docstring."""
 
-_CHECK = """
-def _w4s_plain(value):
-    def is_a(*kinds):  # by identity: a class can be written that equals `list`
-        return any(type(value) is kind for kind in kinds)
-
-    if is_a(list, tuple, set, frozenset):
-        return all(map(_w4s_plain, value))
-    if is_a(dict):
-        return all(map(_w4s_plain, value)) and all(map(_w4s_plain, value.values()))
-    return value is None or is_a(bool, int, float, complex, str, bytes)
-
-def _w4s_candidate(*args, _function={entry_point}, **kwargs):
-    value = _function(*args, **kwargs)
-    if not _w4s_plain(value):
-        raise TypeError("the function returned something else than plain data")
-    return value
-
-check(_w4s_candidate)
-
-def solution():
-    return "{token}"
-"""
+_LEAVES = re.compile(r"^(?:return|yield)\b", re.MULTILINE)
+"""A statement that stands in functions only."""
 
 
 def load_humaneval(variant: str, options: TaskOptions) -> ItemTask:
@@ -113,18 +94,30 @@ async def grade_function(item: Item, answer: Any, sandbox: Sandbox) -> Grade:
     """
     if is_empty(answer):
         return Grade(0.0, CodeSymptom.EMPTY.value)
-    if not defines(answer, item.entry_point or "") and not answer.lstrip("\n").startswith((" ", "\t")):
+    if not defines(answer, item.entry_point or "") and not _is_indented(answer):
         return Grade(0.0, CodeSymptom.NO_FUNCTION.value)
     return await run_graded(grading_program(item, answer), sandbox)
 
 
 def grading_program(item: Item, answer: str) -> GradingProgram:
-    """Returns the program that grades an answer, whole or the rest of the prompt's function."""
-    prompt, test = item.target["prompt"], item.target["test"]
-    joint = "\n\n" if defines(answer, item.entry_point or "") else ""
-    token = token_of(item, test)
-    check = _CHECK.format(entry_point=item.entry_point, token=token)
-    return GradingProgram(f"{prompt}{joint}{answer}\n\n{test}\n{check}", token)
+    """Returns the program that grades an answer, whole or the rest of the prompt's function.
+
+    The tests run behind a prompt of their own, so that its helpers are not the answer's.
+    """
+    name, prompt, test = item.entry_point or "", item.target["prompt"], item.target["test"]
+    answer = _shifted(answer, name)
+    parts = [prompt, answer] if defines(answer, name) else [prompt + answer]
+    return harness_program(item, parts, setup=prompt, tests=[test, f"check({name})"], name=name)
+
+
+def _shifted(answer: str, name: str) -> str:
+    """A whole function that stands indented, moved to the left; any other answer as it is."""
+    moved = textwrap.dedent(answer) if _is_indented(answer) else answer
+    return moved if defines(moved, name) and not _LEAVES.search(moved) else answer
+
+
+def _is_indented(answer: str) -> bool:
+    return answer.lstrip("\n").startswith((" ", "\t"))
 
 
 # --- public tests -----------------------------------------------------------

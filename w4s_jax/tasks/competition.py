@@ -35,6 +35,8 @@ SUBJECTS = (
 LEVELS = ("level1", "level2", "level3", "level4", "level5")
 
 _AFLOW = ("counting_and_probability", "number_theory", "prealgebra", "precalculus", "level5")
+_FORM = "Give the final answer in LaTeX."
+"""The end of each question."""
 _MATH_HUB = "EleutherAI/hendrycks_math"
 _MATH_WHOLE = HubSource(name="math", hub_id=_MATH_HUB)
 _MATH_500 = HubSource(name="math_500", hub_id="HuggingFaceH4/MATH-500")
@@ -102,7 +104,7 @@ def _task(name: str, variant: str, problems: Sequence[_Problem], origin: str, op
 def _item(task: str, problem: _Problem) -> Item:
     return Item(
         id=f"{task}/{problem.name}",
-        question=problem.row.text("problem"),
+        question=f"{problem.row.text('problem').strip()}\n\n{_FORM}",
         target=_gold(problem.row),
         metadata={"subject": problem.subject, "level": problem.level},
     )

@@ -6,7 +6,9 @@ One row is one item. All rows are shuffled by the split seed; a third of them, 2
 most, are validation, what is left, 800 at most, is test, the rest is train, unless
 sizes are given. A row may hold more than its question and its answer: `id`; `options`,
 a list that `choice` letters; `entry_point` and `public_tests` of a function to write;
-`solution`, a gold program or worked answer that a simulated executor can show.
+`solution`, a gold program or worked answer that a simulated executor can show. Where a
+list may be, a text that is a JSON list stands for it, as in a CSV. Items are named by the
+file's stem and the row.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import reprlib
+import string
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -159,7 +163,9 @@ def _task(
     description: str,
     source: str,
 ) -> ItemTask:
-    items = [_item(f"{stem}/{number}", row, file_format, scorer) for number, row in enumerate(rows)]
+    lists = ("options", "public_tests", *([file_format.target_field] if scorer.takes_lists else []))
+    read = [_with_lists(row, lists) for row in rows]
+    items = [_item(stem, number, row, file_format, scorer) for number, row in enumerate(read)]
     validation = min(200, max(1, len(items) // 3))
     test = min(800, len(items) - validation)
     splits = cut(shuffled(items, options.split_seed), validation=validation, test=test)
@@ -176,22 +182,46 @@ def _task(
     )
 
 
-def _item(default_id: str, row: Row, file_format: CustomFormat, scorer: Scorer) -> Item:
+def _with_lists(row: Row, fields: Sequence[str]) -> Row:
+    """The row with lists in these fields where they hold JSON lists as texts."""
+    read = {}
+    for field in fields:
+        text = row.values.get(field)
+        if isinstance(text, str) and text.lstrip().startswith("["):
+            with contextlib.suppress(ValueError, RecursionError):
+                read[field] = json.loads(text)
+    return dataclasses.replace(row, values={**row.values, **read})
+
+
+def _item(stem: str, number: int, row: Row, file_format: CustomFormat, scorer: Scorer) -> Item:
     question = row.text(file_format.input_field)
     metadata: dict[str, Any] = {"program": row.text("solution")} if row.values.get("solution") else {}
     if scorer.name == "choice" and "options" in row.values:
-        options = _texts(row, "options", least=2)
-        question = "\n".join([question, *(f"{chr(ord('A') + i)}) {option}" for i, option in enumerate(options))])
+        options = _texts(row, "options", least=2, most=len(string.ascii_uppercase))
+        lettered = zip(string.ascii_uppercase, options, strict=False)
+        question = "\n".join([question, *(f"{letter}) {option}" for letter, option in lettered)])
         metadata["num_choices"] = len(options)
     given = row.values.get("id")
     return Item(
-        id=default_id if given is None else f"{default_id.partition('/')[0]}/{given}",
+        id=f"{stem}/{number if given is None else given}",
         question=question,
-        target=scorer.read(row, file_format.target_field),
+        target=_plain(row, file_format.target_field, scorer.read(row, file_format.target_field)),
         entry_point=_entry_point(row) if scorer.name == "code" else None,
         public_tests=tuple(_texts(row, "public_tests")) if row.values.get("public_tests") else (),
         metadata=metadata,
     )
+
+
+def _plain(row: Row, field: str, target: Any) -> Any:
+    """A target that can be hashed and reported."""
+    try:
+        json.dumps(target, sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise row.error(
+            f"field {field!r} is {reprlib.repr(target)}, a {type(target).__name__}; "
+            "give what JSON can hold: texts, numbers, truth values, lists and dicts of them"
+        ) from error
+    return target
 
 
 def _entry_point(row: Row) -> str:
@@ -201,17 +231,15 @@ def _entry_point(row: Row) -> str:
     return name
 
 
-def _texts(row: Row, field: str, least: int = 1) -> list[str]:
-    """A list of texts, which a CSV holds as JSON; a text is a list of one."""
+def _texts(row: Row, field: str, least: int = 1, most: int | None = None) -> list[str]:
+    """A list of texts; a text is a list of one."""
     values = row.get(field)
-    texts = values
-    if isinstance(values, str):
-        with contextlib.suppress(ValueError, RecursionError):
-            texts = json.loads(values)
-        texts = texts if isinstance(texts, list) else [values]
-    if not isinstance(texts, list) or len(texts) < least or not all(isinstance(text, str) for text in texts):
-        raise row.error(f"field {field!r} is {values!r}; it must be a list of {least} texts or more")
-    return texts
+    texts = [values] if isinstance(values, str) else values
+    is_list = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+    if not is_list or not least <= len(texts) <= (most or len(texts)):
+        many = f"{least} to {most} texts" if most else f"{least} texts or more"
+        raise row.error(f"field {field!r} is {reprlib.repr(values)}; it must be a list of {many}")
+    return list(texts)
 
 
 def _description(path: Path | None) -> str:

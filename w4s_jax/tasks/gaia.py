@@ -35,7 +35,13 @@ MAX_FILE_CHARS = 20_000
 _HUB = "gaia-benchmark/GAIA"
 _HUB_FOLDER = "2023/validation"
 _FOLDERS = ("", "files", "validation")
-"""Where attached files lie under the folder of the rows."""
+"""Where attached files lie under the folder of the rows, beside `file_path`."""
+
+_FORM = (
+    "Answer with a number without units or thousands separators, or with as few words as possible, or with a list of "
+    "such with commas between them."
+)
+"""The end of each question."""
 
 _GRADER = GaiaGrader()
 
@@ -98,7 +104,7 @@ def _item(question: _Question, local: Path | None, revision: str | None) -> Item
     attached = [_attachment(name, content)] if name else []
     return Item(
         id=f"gaia/{row.values.get('task_id') or place}",
-        question="\n\n".join([row.text("Question").strip(), *attached]),
+        question="\n\n".join([row.text("Question").strip(), *attached, _FORM]),
         target=answer,
         metadata={"level": level, "file_name": name, "file_in_question": content is not None},
     )
@@ -164,9 +170,18 @@ def _content(row: Row, name: str, local: Path | None, revision: str | None) -> s
 
 
 def _local_file(row: Row, name: str, local: Path) -> Path | None:
+    """The file of a row, where it lies in the folder of the rows; nothing outside it is read."""
     told = local / str(row.values.get("file_path") or "")
     paths = [*(local / folder / name for folder in _FOLDERS), *([told] if told.name == name else [])]
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if _is_file_in(local, path)), None)
+
+
+def _is_file_in(folder: Path, path: Path) -> bool:
+    """Whether a path is a file of the folder, its `..` and links followed."""
+    try:
+        return path.is_file() and path.resolve().is_relative_to(folder.resolve())
+    except OSError:  # A name that no file can have.
+        return False
 
 
 def _hub_file(row: Row, name: str, revision: str | None) -> Path:

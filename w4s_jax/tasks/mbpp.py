@@ -1,10 +1,10 @@
 """Functions to write, graded by assertions: MBPP.
 
-hub rows of all splits → public test, hidden tests → **items** → sandbox → Grade
+hub rows of all splits → public test, all tests → **items** → sandbox → Grade
 
 Source: arXiv 2108.07732, the sanitized 427 problems; AFlow's sizes (86 validation, 341
 test) with our membership. A workflow sees the function's first line and the first
-assertion; the others are hidden.
+assertion; the others are hidden, and all of them are graded.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _item(index: int, row: Row) -> Item:
     function = _function(row, code, tests)
     signature = f"def {function.name}({ast.unparse(function.args)}):"
     setup = _setup(row)
-    public, hidden = (tests[:1], tests[1:]) if len(tests) > 1 else ([], tests)
+    public = tests[:1] if len(tests) > 1 else []
     number = row.values.get("task_id")
     return Item(
         id=f"mbpp/{index if number is None else number}",
@@ -74,7 +74,7 @@ def _item(index: int, row: Row) -> Item:
                 *(f"It has to pass\n{test}" for test in public),
             ]
         ),
-        target={"tests": hidden, "setup": setup},
+        target={"tests": tests, "setup": setup},
         entry_point=function.name,
         public_tests=tuple(f"{setup}\n{test}" if setup else test for test in public),
         metadata={"program": code},

@@ -38,7 +38,8 @@ LANGUAGES = {
 def load_mgsm(variant: str, options: TaskOptions) -> ItemTask:
     """GSM8K problems in other languages: of 250 problems 50 are validation, 200 are test.
 
-    A prefix of a split holds as many different problems as it can, its languages in turn.
+    A prefix of a split holds as many different problems as it can, its languages in turn. A larger
+    validation split takes the problems that a smaller test split leaves out in every language.
 
     Args:
         variant: configurations of MGSM, `en+de`; empty takes all that have a local file, else all eleven.
@@ -63,7 +64,8 @@ def load_mgsm(variant: str, options: TaskOptions) -> ItemTask:
                 Split.VALIDATION: _in_turn([order[:held_out] for order in orders.values()]),
                 Split.TEST: _in_turn([order[held_out:] for order in orders.values()]),
             },
-            _sizes(options.sizes),
+            _sizes(options.sizes, held_out * len(chosen), (problems - held_out) * len(chosen)),
+            group=_problem,
         ),
         grader=NEAR,
         rule=NEAR.rule,
@@ -72,11 +74,20 @@ def load_mgsm(variant: str, options: TaskOptions) -> ItemTask:
     )
 
 
-def _sizes(sizes: SplitSizes) -> SplitSizes:
-    """Those of a name, where one is given, under those asked for."""
+def _sizes(sizes: SplitSizes, validation: int, test: int) -> SplitSizes:
+    """Those of a name, where one is given, under those asked for; the splits hold so many items without.
+
+    Raises:
+        InputError: they hold fewer than the name's.
+    """
     if not sizes.named:
         return sizes
     published = published_sizes("mgsm", sizes.named)
+    if published.validation > validation or published.test > test:
+        raise InputError(
+            f"split_sizes={sizes.named!r} takes {published.validation} / {published.test} items of mgsm and these "
+            f"languages have {validation} / {test}; name more of them, or leave it empty"
+        )
     return dataclasses.replace(
         sizes,
         validation=published.validation if sizes.validation is None else sizes.validation,
@@ -107,6 +118,11 @@ def _mgsm_items(language: str, rows: Sequence[Row]) -> list[Item]:
         Item(id=f"mgsm/{language}/{i}", question=row.text("question"), target=number_in(row, "answer_number"))
         for i, row in enumerate(rows)
     ]
+
+
+def _problem(item: Item) -> str:
+    """Its number, the same in all languages."""
+    return item.id.rpartition("/")[2]
 
 
 def _in_turn(orders: Sequence[Sequence[Item]]) -> list[Item]:

@@ -29,6 +29,9 @@ DROP_RULES = {"": DropGrader(), "bags": DropGrader(bags=True)}
 
 _HOTPOT_RULE = HotpotF1Grader()
 
+_DROP_FORM = "Answer with a number, a date, or words of the passage, as short as possible; separate several by ' | '."
+_HOTPOT_FORM = "Answer with yes, no, or a few words."
+
 
 # --- DROP -------------------------------------------------------------------
 
@@ -70,7 +73,7 @@ def _drop_item(index: int, row: Row) -> Item:
         raise row.error("no answer has a number, a date or a span; give at least one reference")
     return Item(
         id=f"drop/{row.values.get('query_id') or index}",
-        question=f"{row.text('passage').strip()}\n\nQuestion: {row.text('question').strip()}",
+        question=f"{row.text('passage').strip()}\n\nQuestion: {row.text('question').strip()}\n\n{_DROP_FORM}",
         target=references,
         metadata={"answer": " | ".join(references[0])},
     )
@@ -144,7 +147,7 @@ def _hotpotqa_item(index: int, row: Row) -> Item:
     paragraphs = [f"{title}\n{text}" for title, text in _paragraphs(row)]
     return Item(
         id=f"hotpotqa/{row.values.get('id') or row.values.get('_id') or index}",
-        question="\n\n".join([*paragraphs, f"Question: {row.text('question').strip()}"]),
+        question="\n\n".join([*paragraphs, f"Question: {row.text('question').strip()}", _HOTPOT_FORM]),
         target=row.text("answer").strip(),
         metadata={key: row.values[key] for key in ("type", "level") if isinstance(row.values.get(key), str)},
     )

@@ -99,6 +99,11 @@ def _load(name: str, options: TaskOptions, custom: CustomFormat) -> ItemTask:
     if len(expanded) != 1:
         raise InputError(f"task {name!r} stands for {len(expanded)} tasks; load one of {', '.join(expanded)}")
     family, _, variant = expanded[0].partition(":")
+    if options.sizes.named and family not in _LOADERS:
+        raise InputError(
+            f"split_sizes={options.sizes.named!r} is of benchmarks; task {name} takes validation_size, test_size, "
+            "train_size"
+        )
     if family in OWN:
         return load_own(family, variant, custom, options)
     if family in _LOADERS:

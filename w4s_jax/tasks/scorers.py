@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +41,8 @@ class Scorer:
     metric: str = "accuracy"
     packages: tuple[str, ...] = ()
     """Distributions that the grader's programs import in the sandbox."""
+    takes_lists: bool = False
+    """Whether a target may be a list of texts."""
 
 
 def make_scorer(spec: str) -> Scorer:
@@ -89,6 +93,7 @@ def _f1() -> Scorer:
         form="The answer is as short as possible; it is graded by the words it shares with the gold answer.",
         read=_text_or_texts,
         metric="f1",
+        takes_lists=True,
     )
 
 
@@ -114,6 +119,7 @@ def _code() -> Scorer:
         read=_tests,
         family="code",
         metric="pass@1",
+        takes_lists=True,
     )
 
 
@@ -143,11 +149,19 @@ SCORERS = tuple(_MAKERS)
 
 # --- what a target has to be --------------------------------------------------
 
+_NUMBER = re.compile(
+    r"([-+−]?)[$€£¥₹]?([-+−]?)((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)((?:[eE][-+]?\d+)?)", re.ASCII
+)
+"""Two places for a sign, one of which is empty: -$5 and $-5."""
+_FRACTION = re.compile(r"[-+−]?\d{1,15}/0*[1-9]\d{0,14}", re.ASCII)
+
 
 def _text_or_number(row: Row, field: str) -> str | int | float:
     target = row.get(field)
     if isinstance(target, bool) or not isinstance(target, str | int | float) or not str(target).strip():
         raise row.error(f"field {field!r} is {target!r}; it must be a text or a number")
+    if isinstance(target, float) and not math.isfinite(target):
+        raise row.error(f"field {field!r} is {target!r}; it must be a text or a finite number")
     return target
 
 
@@ -156,10 +170,15 @@ def _text(row: Row, field: str) -> str:
 
 
 def _number(row: Row, field: str) -> float:
+    """One number, read strictly: what an answer may have around its number would hide a slip in a target."""
     target = _text_or_number(row, field)
-    number = parse_number(target)
+    text = target.strip() if isinstance(target, str) else ""
+    written = _NUMBER.fullmatch(text)
+    is_number = not text or _FRACTION.fullmatch(text) or (written and not (written[1] and written[2]))
+    number = parse_number(target) if is_number else None
     if number is None:
-        raise row.error(f"field {field!r} is {target!r}; scorer=numeric needs a number")
+        wanted = "one finite number, such as 7, -1,200.5, 3e6, $5 or 3/4, without a unit, % or other words"
+        raise row.error(f"field {field!r} is {target!r}; scorer=numeric needs a number: {wanted}")
     return number
 
 

@@ -14,6 +14,7 @@ import csv
 import dataclasses
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,11 @@ from w4s_jax.types import InputError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
 """Of files that can be read."""
+
+_UTF8 = "utf-8-sig"
+"""A mark of the byte order before the first character is no part of it."""
+_LONGEST_CELL = 10_000_000
+"""Characters of a CSV's cell, beyond Python's own limit of 131,072."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,9 +107,13 @@ class HubSource:
             revision: of the hub; None takes the source's own.
 
         Raises:
-            InputError: there is neither a file nor a hub; a row is bad.
+            InputError: there is neither a file nor a hub, or a file and a revision; a row is bad.
         """
         path = self.find_file(split, data_dir)
+        if path is not None and revision:
+            raise InputError(
+                f"data_revision={revision!r} is of {self.hub_id} on the hub, and {path} is read instead; drop either"
+            )
         if path is not None:
             return Rows(read_rows(path), str(path))
         return self._download(split, data_dir, revision or self.revision)
@@ -166,8 +176,13 @@ def read_rows(path: Path) -> list[Row]:
         raise InputError(f"data file {path} does not exist; give the path of a .jsonl, .json, .parquet or .csv file")
     try:
         rows = list(_read(path))
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"data file {path} cannot be read ({_line(error)}); write it again as UTF-8") from error
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
+        remedy = "write it again as UTF-8"
+        if isinstance(error, csv.Error):
+            remedy = f"write it again as CSV, with at most {_LONGEST_CELL:,} characters in a cell"
+        elif path.suffix == ".gz" and not isinstance(error, UnicodeDecodeError):
+            remedy = "compress it again with gzip"
+        raise InputError(f"data file {path} cannot be read ({_line(error)}); {remedy}") from error
     if not rows:
         raise InputError(f"data file {path} holds no rows; write one a line")
     return rows
@@ -183,17 +198,28 @@ def _read(path: Path) -> Iterator[Row]:
 
 def _read_csv(path: Path) -> Iterator[Row]:
     """Rows under the names of the first line; every value is a text."""
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        table = csv.DictReader(lines)
-        for values in table:
-            row = Row(place=f"{path}:{table.line_num}", values=values)
-            if None in values or None in values.values():
-                raise row.error(f"the row has not the {len(table.fieldnames or ())} columns of the first line")
-            yield row
+    limit = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        with path.open(encoding=_UTF8, newline="") as lines:
+            table = csv.DictReader(lines)
+            _check_names(path, table.fieldnames or ())
+            for values in table:
+                row = Row(place=f"{path}:{table.line_num}", values=values)
+                if None in values or None in values.values():
+                    raise row.error(f"the row has not the {len(table.fieldnames or ())} columns of the first line")
+                yield row
+    finally:
+        csv.field_size_limit(limit)  # It is one for the whole process.
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    mark = next((mark for mark in ";\t" if len(names) == 1 and mark in names[0]), None)
+    if mark is not None:
+        raise InputError(f"{path}:1: the columns are separated by {mark!r}; write commas between them")
 
 
 def _read_lines(path: Path) -> Iterator[Row]:
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+    with gzip.open(path, "rt", encoding=_UTF8) if path.suffix == ".gz" else path.open(encoding=_UTF8) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 place = f"{path}:{number}"
@@ -201,7 +227,7 @@ def _read_lines(path: Path) -> Iterator[Row]:
 
 
 def _read_list(path: Path) -> Sequence[Any]:
-    values = _parse(str(path), path.read_text(encoding="utf-8"))
+    values = _parse(str(path), path.read_text(encoding=_UTF8))
     if not isinstance(values, list):
         raise InputError(f"{path}: the file is {_brief(values)}; it must be a JSON list of objects")
     return values
@@ -226,6 +252,8 @@ def _parse(place: str, text: str) -> Any:
         return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{place}: no valid JSON ({_line(error)}); write one JSON object a line") from error
+    except ValueError as error:  # An integer of more digits than Python reads.
+        raise InputError(f"{place}: a whole number has more than 4,300 digits; write it as a text") from error
 
 
 def _row(place: str, values: Any) -> Row:

@@ -126,7 +126,11 @@ def cut(items: Sequence[Item], *, validation: int, test: int) -> dict[Split, lis
 
 
 def resize(
-    splits: Mapping[Split, Sequence[Item]], sizes: SplitSizes, *, spare: Sequence[Item] = ()
+    splits: Mapping[Split, Sequence[Item]],
+    sizes: SplitSizes,
+    *,
+    spare: Sequence[Item] = (),
+    group: Callable[[Item], Hashable] = lambda item: item.id,
 ) -> dict[Split, tuple[Item, ...]]:
     """Gives disjoint splits the sizes asked for.
 
@@ -135,9 +139,10 @@ def resize(
     takes from what a smaller test split left, too, when nothing else is there.
 
     Args:
-        splits: disjoint items by split, in their final order.
+        splits: items by split, in their final order; no two splits share a group.
         sizes: the sizes asked for.
         spare: items of no split.
+        group: of what an item that moves to another split leaves none behind.
 
     Raises:
         InputError: fewer items are left than were asked for.
@@ -149,7 +154,8 @@ def resize(
         size = _wanted(sizes, split, len(items), len(items) + len(reserve))
         items += [reserve.pop() for _ in range(size - len(items))]
         resized[split] = tuple(items[:size])
-        reserve = [*reversed(items[size:]), *reserve]
+        taken = {group(item) for item in resized[split]}
+        reserve = [item for item in (*reversed(items[size:]), *reserve) if group(item) not in taken]
     left = {item.id for item in reserve}
     train = [item for item in splits.get(Split.TRAIN, ()) if item.id in left]
     return {Split.TRAIN: tuple(train[: _wanted(sizes, Split.TRAIN, len(train), len(train))]), **resized}
@@ -221,13 +227,14 @@ def split_groups(
 ) -> dict[Split, tuple[Item, ...]]:
     """Splits of which no two share a group.
 
-    All groups are dealt out in the proportion of the sizes, and within a split they take turns, so that
-    it and its prefixes hold as many groups as they can; what is over is in no split. Without
-    a size of its own, train is empty.
+    The first groups are test's, by its share of the published sizes; the others are validation's. The sizes asked
+    for only cut within them, so that no split moves with another one's size. Within a split the groups take
+    turns, so that it and its prefixes hold as many as they can. Train is empty without a size of its own; it
+    takes the groups of which validation holds no item. What is over is in no split.
 
     Args:
         items: in their seeded order.
-        published: sizes of validation and test where none are asked for; at most so many are taken.
+        published: whose proportion is dealt; where no size is asked for, at most so many items are taken.
         sizes: the sizes asked for.
         group: what must not stand in two splits.
 
@@ -237,24 +244,32 @@ def split_groups(
     groups: dict[Hashable, list[Item]] = {}
     for item in items:
         groups.setdefault(group(item), []).append(item)
-    own = {Split.TEST: published.test, Split.VALIDATION: published.validation, Split.TRAIN: 0}
-    wanted = {split: own[split] if (size := sizes.of(split)) is None else size for split in own}
-    found, start, left = {}, 0, sum(wanted.values())
-    for number, (split, size) in enumerate(wanted.items()):
-        later = sum(wanted[s] > 0 for s in list(wanted)[number + 1 :])
-        count = round((len(groups) - start) * size / left) if left else 0
-        dealt = list(groups.values())[start : max(start, min(start + count, len(groups) - later))]
-        start, left = start + len(dealt), left - size
-        turns = [item for turn in itertools.zip_longest(*dealt) for item in turn if item is not None]
-        found[split] = tuple(turns[: min(size, _wanted(sizes, split, size, len(turns)))])
-    return {split: found[split] for split in Split}
+    dealt, share = list(groups.values()), published.test / (published.validation + published.test)
+    first = min(round(len(dealt) * share), len(dealt) - 1)
+    test = _in_turns(Split.TEST, dealt[:first], published.test, sizes)
+    validation = _in_turns(Split.VALIDATION, dealt[first:], published.validation, sizes)
+    held = {group(item) for item in validation}
+    free = [own for own in dealt[first:] if group(own[0]) not in held]
+    return {Split.TRAIN: _in_turns(Split.TRAIN, free, 0, sizes), Split.VALIDATION: validation, Split.TEST: test}
+
+
+def _in_turns(split: Split, groups: Sequence[Sequence[Item]], own: int, sizes: SplitSizes) -> tuple[Item, ...]:
+    """The first items of every group, then the second ones, up to the size asked for, else to `own`."""
+    turns = [item for turn in itertools.zip_longest(*groups) for item in turn if item is not None]
+    size = sizes.of(split)
+    if size is not None and size > len(turns):
+        where, remedy = f"of {split}'s groups", f"{len(turns)} or fewer"
+        if split is Split.TRAIN:
+            where, remedy = "of groups that are not test's or validation's", "fewer, or for a smaller validation_size"
+        raise InputError(f"{split}_size={size} exceeds the {len(turns)} items {where}; ask for {remedy}")
+    return tuple(turns[: own if size is None else size])
 
 
 def split_hash(items: Sequence[Item]) -> str:
-    """SHA-256 over the content of items in their order: what an accuracy was measured on."""
+    """SHA-256 over the content of items in their order, whatever they are called: what an accuracy was measured on."""
     digest = hashlib.sha256()
     for item in items:
-        content = (item.id, item.question, item.target, item.entry_point, item.public_tests)
+        content = (item.question, item.target, item.entry_point, item.public_tests)
         digest.update(json.dumps(content, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
 

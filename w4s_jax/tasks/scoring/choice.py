@@ -7,9 +7,10 @@ else the first `Answer: X`, else the last letter that stands alone; GPQA (arXiv
 2311.12022), of which simple-evals reads `Answer: X`, the word in any case.
 
 Departures: an answer that is nothing but a letter counts before all rules; a letter that
-begins a word is none ("the answer is Carbon"); `Answer:` may have `*`, `$`, `(` or `\boxed{`
-before its letter; the last rule sees only letters that there are (the pronoun "I" is none
-of four); where no letter is found, none is drawn by chance.
+begins a word is none ("the answer is Carbon"); before the letter, `answer is` and `Answer:`
+may have signs, quotes, `\boxed{` and the word `option`; the last rule sees only letters that
+there are (the pronoun "I" is none of four), none in `N/A`, none where the answer is refused
+and no article before "none of the above"; where no letter is found, none is drawn by chance.
 """
 
 from __future__ import annotations
@@ -27,6 +28,13 @@ _MOST = 10
 _LONGEST_BARE = 30
 """Characters of an answer that is nothing but a letter and what decorates it."""
 
+_DECORATED = r"(?:[\s*_:$(\[{\"'`“”‘’]|\\(?:boxed|text(?:bf)?)(?![A-Za-z])|(?i:option|choice|letter)(?![A-Za-z]))*"
+"""What may stand between `answer is` and its letter."""
+_NOT_AVAILABLE = re.compile(r"(?<![A-Za-z])[Nn]/[Aa](?![A-Za-z])")
+_REFUSAL = re.compile(r"(?i:\b(?:cannot|can not|can['’]t|unable to|not able to) answer\b)")
+_NONE = re.compile(r"(?i:\bnone of (?:the|these|them)\b)")
+_ARTICLE = re.compile(r"\bA(?= (?!(?:is|and|or|because|as|since)\b)[a-z])")
+
 _BARE = re.compile(r"[\W_]*(?:(?:boxed|text)[\W_]+)*([A-Za-z])[\W_]*")
 
 
@@ -41,9 +49,11 @@ def find_letter(text: str, num_choices: int = _MOST) -> str | None:
         >>> find_letter("c."), find_letter("The answer is (B), not C."), find_letter("E", num_choices=4)
         ('C', 'B', None)
     """
+    text = _NOT_AVAILABLE.sub(" ", text)
     letter = _stated(text, string.ascii_uppercase[max(num_choices, _MOST) - 1])
     letters = string.ascii_uppercase[:num_choices]
-    if letter is None:
+    if letter is None and not _REFUSAL.search(text):
+        text = _ARTICLE.sub(" ", text) if _NONE.search(text) else text
         letter = "".join(re.findall(rf"\b[{letters}]\b", text)[-1:])
     return letter if letter and letter in letters else None
 
@@ -52,8 +62,8 @@ def _stated(text: str, last: str) -> str | None:
     """The letter up to `last` that a text is, or says that the answer is."""
     if len(text.strip()) <= _LONGEST_BARE and (bare := _BARE.fullmatch(text.strip())):
         return bare[1].upper()
-    for before in (r"answer is \(?", r"(?i:answer)\s*:(?:[\s*$({]|\\boxed)*"):
-        if stated := re.search(rf"{before}([A-{last}])(?![A-Za-z])", text):
+    for before in ("answer is", r"(?i:answer)\s*:"):
+        if stated := re.search(rf"{before}{_DECORATED}([A-{last}])(?![A-Za-z])", text):
             return stated[1]
     return None
 
@@ -64,7 +74,7 @@ class ChoiceGrader:
 
     rule = (
         "the letter that is all of the answer, else that after `answer is`, else that after `Answer:`, "
-        "else the last that stands alone (MMLU-Pro)"
+        "else the last that stands alone (MMLU-Pro); none in N/A and refusals"
     )
 
     async def __call__(self, item: Item, answer: Any, sandbox: Sandbox) -> Grade:

@@ -72,15 +72,19 @@ class DropGrader:
         )
         return f"{how}; the answer's spans are separated by | or lines; the best over the references"
 
-    def score(self, answer: str, reference: Sequence[str]) -> float:
-        """The rule itself, for one reference."""
+    def score(self, answer: str, references: Sequence[Sequence[str]]) -> float:
+        """The rule itself: the best over the references."""
         spans = [span for span in re.split(r"[|\n]", answer) if span.strip()]
-        return drop_f1(spans, reference) if self.bags else squad_f1(" ".join(spans), " ".join(reference))
+        if self.bags:
+            given = [drop_tokens(span) for span in spans[:_MOST_SPANS]]
+            return max((drop_f1(given, len(spans), reference) for reference in references), default=0.0)
+        joined = " ".join(spans)
+        return max((squad_f1(joined, " ".join(reference)) for reference in references), default=0.0)
 
     async def __call__(self, item: Item, answer: Any, sandbox: Sandbox) -> Grade:
         """Grades in [0, 1]; numbers are read as text, whole ones without a fraction."""
         del sandbox
-        return graded(answer, lambda text: max((self.score(text, gold) for gold in item.target), default=0.0))
+        return graded(answer, lambda text: self.score(text, item.target))
 
 
 def drop_tokens(span: str) -> frozenset[str]:
@@ -107,17 +111,21 @@ def _is_number(token: str) -> bool:
     return True
 
 
-def drop_f1(spans: Sequence[str], reference: Sequence[str]) -> float:
+def drop_f1(given: Sequence[frozenset[str]], count: int, reference: Sequence[str]) -> float:
     """Mean F1 of the best one-to-one pairs of spans, over the longer list; exactly 1.0 where all bags agree.
 
+    Args:
+        given: bags of the answer's spans that are aligned.
+        count: of all its spans.
+        reference: spans of the gold answer.
+
     Example:
-        >>> drop_f1(["Bears"], ["Bears", "Lions"])
+        >>> drop_f1([drop_tokens("Bears")], 1, ["Bears", "Lions"])
         0.5
     """
-    given = [drop_tokens(span) for span in spans[:_MOST_SPANS]]
     wanted = [drop_tokens(span) for span in reference]
     best = best_sum([[_bag_f1(bag, gold) for bag in given] for gold in wanted])
-    return best / max(len(spans), len(wanted), 1)
+    return best / max(count, len(wanted), 1)
 
 
 def _bag_f1(bag: frozenset[str], gold: frozenset[str]) -> float:

@@ -25,10 +25,13 @@ from fractions import Fraction
 from typing import Any
 
 from w4s_jax.tasks.scoring.text import TextSymptom, as_text, wrong
-from w4s_jax.types import Grade, InputError, Item, Limits, RunStatus, Sandbox
+from w4s_jax.types import Grade, InputError, Item, Limits, ProgramRun, RunStatus, Sandbox
 
 PACKAGES = ("math_verify",)
 """What a sandbox has to be opened with, by the name under which code imports it."""
+
+_VERSIONED = ("math-verify", "latex2sympy2_extended", "sympy")
+"""Distributions that decide what is equal; the first asks the others."""
 
 LIMITS = Limits(wall_seconds=20.0, cpu_seconds=5.0)
 """Of one comparison."""
@@ -94,15 +97,15 @@ class LatexGrader:
     _known: OrderedDict[tuple[str, str], Grade] = dataclasses.field(
         default_factory=OrderedDict, init=False, repr=False, compare=False
     )
-    """Comparisons that were made in the sandbox, the oldest first."""
+    """Comparisons that the sandbox finished or the CPU limit ended, the oldest first."""
 
     @property
     def rule(self) -> str:
         """The rule in one line."""
-        version = importlib.metadata.version("math-verify")
+        versions = [f"{name} {importlib.metadata.version(name)}" for name in _VERSIONED]
         return (
             r"the last \boxed of the answer, else all of it, is equal but for layout, or as decimals of six places, "
-            f"or by math-verify {version}"
+            f"or by {versions[0]} (with {' and '.join(versions[1:])})"
         )
 
     async def __call__(self, item: Item, answer: Any, sandbox: Sandbox) -> Grade:
@@ -120,11 +123,16 @@ class LatexGrader:
         settled = same_layout(gold, given)
         if settled is not None:
             return Grade(1.0) if settled else wrong(TextSymptom.DIFFERENT)
-        if (gold, given) not in self._known:
-            self._known[gold, given] = await _compared(gold, given, sandbox)
+        known = self._known.get((gold, given))
+        if known is not None:
+            return known
+        run = await _compared(gold, given, sandbox)
+        grade = _grade_of(run, gold, sandbox)
+        if run.status is not RunStatus.TIMEOUT:  # A wall clock says how busy the machine was, a CPU limit what it took.
+            self._known[gold, given] = grade
             if len(self._known) > _REMEMBERED:
                 self._known.popitem(last=False)
-        return self._known[gold, given]
+        return grade
 
 
 def _written(answer: Any) -> str:
@@ -203,12 +211,23 @@ def _bare(latex: str) -> str:
     return latex
 
 
-async def _compared(gold: str, answer: str, sandbox: Sandbox) -> Grade:
-    """What math-verify finds, in a child; an answer is but a literal in its program."""
-    token = hashlib.sha256(gold.encode("utf-8", "surrogatepass")).hexdigest()
+def _token(gold: str) -> str:
+    """What the program of a right answer returns."""
+    return hashlib.sha256(gold.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+async def _compared(gold: str, answer: str, sandbox: Sandbox) -> ProgramRun:
+    """What math-verify finds, in a child; an answer is but a literal in its program.
+
+    A sandbox repeats a run that came to its wall clock, alone, before it says so.
+    """
     antlr = importlib.metadata.version("antlr4-python3-runtime")
-    run = await sandbox.run_program(_PROGRAM.format(antlr=antlr, gold=gold, answer=answer, token=token), LIMITS)
-    if run.status is RunStatus.OK and run.value == token:
+    program = _PROGRAM.format(antlr=antlr, gold=gold, answer=answer, token=_token(gold))
+    return await sandbox.run_program(program, LIMITS)
+
+
+def _grade_of(run: ProgramRun, gold: str, sandbox: Sandbox) -> Grade:
+    if run.status is RunStatus.OK and run.value == _token(gold):
         return Grade(1.0)
     if run.status is RunStatus.OK and run.value.startswith("missing: "):
         raise InputError(

@@ -1,10 +1,12 @@
-"""Reads one number out of an untrusted answer.
+r"""Reads one number out of an untrusted answer.
 
 workflow's answer → parse_number → grader, symptom
 
 The rule is that of the grade-school benchmarks: the LAST number of the text
 counts, whatever currency, unit or sentence stands around it. A comma groups
-thousands ("1,000,000"); it is never a decimal point.
+thousands ("1,000,000"); it is never a decimal point. A fraction of whole numbers,
+`3/4` or `\frac{3}{4}`, is one number; a date such as 3/4/2020 is none. All of it
+takes linear time.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ import math
 import re
 from typing import Any
 
-_TAIL = 2_000
-"""Characters of a text that are read, from its end: bounds the work on a hostile answer."""
+_LONGEST = 100_000
+"""Characters of a text that are read, from its end: no answer of a workflow is longer."""
 
-_NUMBER = re.compile(
-    r"(?:(?<![\w)\]}])[-+])?"  # a sign, unless it subtracts from what stands before it
-    r"(?:\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d)|\d+|(?=\.\d))"  # 1,234,567 or 1234567, or nothing before .5
-    r"(?:\.\d+)?(?:[eE][-+]?\d+(?!\w))?"
+_TOKEN = re.compile(
+    r"(?P<sign>(?<![\w)\]}])[-+])?"  # unless it subtracts from what stands before it
+    r"(?:"
+    r"\\[dtc]?frac\s*\{\s*(?P<latex_top>[-+]?\d{1,15})\s*\}\s*\{\s*(?P<latex_below>\d{1,15})\s*\}"
+    r"|(?<![\w/])(?<!\d[.,])(?P<top>\d{1,15})/(?P<below>\d{1,15})(?![\d/]|[.,]\d|[eE][-+]?\d)"
+    r"|(?P<run>\d+(?:,\d+)*|(?=\.\d))(?P<rest>(?:\.\d+)?(?:[eE][-+]?\d+(?!\w))?)"  # or nothing before .5
+    r")"
 )
 _FRACTION = re.compile(r"\s*([-+]?\d{1,15})\s*/\s*(\d{1,15})\s*")
 _REWRITES = (("−", "-"), ("{,}", ","), ("\\,", ""), ("\\!", ""), ("\u00a0", ""), ("\u202f", ""), ("\u2009", ""))
@@ -27,16 +32,47 @@ _CURRENCY = re.compile(r"\\?[$€£¥₹]\s*")
 
 
 def find_numbers(text: str) -> tuple[float, ...]:
-    """Returns every number of a text's last 2,000 characters, in order; one beyond float64 is infinite.
+    """Returns every number of a text's last 100,000 characters, in order; one beyond float64 is infinite.
 
     Example:
-        >>> find_numbers("She sells 1,200 eggs for $2.50 each.")
-        (1200.0, 2.5)
+        >>> find_numbers("She sells 1,200 eggs for $2.50 each, and 3/4 of the milk.")
+        (1200.0, 2.5, 0.75)
     """
-    text = text[-_TAIL:]
+    text = text[-_LONGEST:]
     for old, new in _REWRITES:
         text = text.replace(old, new)
-    return tuple(float(match.replace(",", "")) for match in _NUMBER.findall(_CURRENCY.sub("", text)))
+    return tuple(number for token in _TOKEN.finditer(_CURRENCY.sub("", text)) for number in _numbers_of(token))
+
+
+def _numbers_of(token: re.Match[str]) -> list[float]:
+    """One number, or those of a list without spaces such as 1,2,3."""
+    sign, top, below = token["sign"] or "", token["latex_top"] or token["top"], token["latex_below"] or token["below"]
+    if top is not None:
+        above = float(sign + "1") * int(top)
+        return [above / int(below)] if int(below) else [above, 0.0]
+    texts = _grouped(token["run"].split(","))
+    texts[0] = sign + texts[0]
+    texts[-1] += token["rest"]
+    return [float(text) for text in texts]
+
+
+def _grouped(chunks: list[str]) -> list[str]:
+    """Joins digits between commas where the commas group thousands: as many as can be, from the left.
+
+    A number is at most three digits, then chunks of two or three, of which the last has three.
+    """
+    ends, end = [0] * len(chunks), 0  # By chunk: where a number that goes on there ends, or 0.
+    for place in range(len(chunks) - 1, 0, -1):
+        size = len(chunks[place])
+        end = 0 if size not in (2, 3) else end or (place if size == 3 else 0)
+        ends[place] = end
+    texts, place = [], 0
+    while place < len(chunks):
+        end = ends[place + 1] if place + 1 < len(chunks) and len(chunks[place]) <= 3 else 0
+        last = end or place
+        texts.append("".join(chunks[place : last + 1]))
+        place = last + 1
+    return texts
 
 
 def parse_number(answer: Any) -> float | None:

@@ -42,7 +42,7 @@ class NumericGrader:
         sign = "≤" if self.inclusive else "<"
         size = " · |gold|" if self.relative else ""
         whose = f" ({self.whose})" if self.whose else ""
-        return f"the last number of the answer, |Δ| {sign} {self.tolerance:g}{size}{whose}"
+        return f"the last number of the answer (3/4 is one), |Δ| {sign} {self.tolerance:g}{size}{whose}"
 
     def is_right(self, number: float, target: float) -> bool:
         """The rule itself."""

@@ -10,6 +10,7 @@ executor misread, miscalculated or guessed is for the meta-agent to infer.
 from __future__ import annotations
 
 import enum
+import math
 from typing import Any
 
 from w4s_jax.tasks.scoring.numbers import find_numbers, parse_number
@@ -63,7 +64,7 @@ def numeric_symptom(answer_text: Any, target: float, question: str) -> str:
 
 
 def _same(a: float, b: float) -> bool:
-    return abs(a - b) <= _SAME * max(abs(a), abs(b))
+    return math.isfinite(a) and math.isfinite(b) and abs(a - b) <= _SAME * max(abs(a), abs(b))
 
 
 def _is_factor(number: float, target: float) -> bool:

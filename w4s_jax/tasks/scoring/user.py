@@ -3,11 +3,13 @@
 FILE.py → load_object → **FunctionGrader**: function(answer, target) → Grade
 
 The file is the user's, and trusted: it runs in this process, where the targets are. Its
-content is part of the rule, so that what another version of it graded stays apart.
+content is part of the rule, as is that of the file of an inherited function, so that what
+another version graded stays apart; files that those import are not.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import inspect
@@ -39,7 +41,7 @@ class FunctionGrader:
     function: Callable[[Any, Any], Any]
     """Takes the workflow's answer, a plain scalar, first; then the item's target."""
     rule: str
-    """Names the file, the function and the version of the file's content."""
+    """Names the file, the function, the file that the function is from, and the version of their content."""
 
     @classmethod
     def load(cls, where: str) -> FunctionGrader:
@@ -61,8 +63,10 @@ class FunctionGrader:
         name = getattr(function, "__qualname__", name)
         if inspect.iscoroutinefunction(function):
             raise InputError(f"python:{where}: {name} is asynchronous; write it with `def`, not `async def`")
-        version = hashlib.sha256(_read(path, where)).hexdigest()[:12]
-        return cls(function=function, rule=f"your own function {name} in {path.name} (sha256 {version})")
+        files = [path, *_other_files(function, path)]
+        version = hashlib.sha256(b"".join(_read(file, where) for file in files)).hexdigest()[:12]
+        places = " and ".join(file.name for file in files)
+        return cls(function=function, rule=f"your own function {name} in {places} (sha256 {version})")
 
     def score(self, item: Item, answer: Any) -> float:
         """What the function gives for an answer.
@@ -90,6 +94,16 @@ class FunctionGrader:
         if score == 1.0:
             return Grade(1.0)
         return Grade(score, (TextSymptom.PARTIAL if score else TextSymptom.DIFFERENT).value)
+
+
+def _other_files(function: Callable[[Any, Any], Any], path: Path) -> list[Path]:
+    """Files, apart from `path`, that a function and what it wraps are written in; a method may be inherited."""
+    layers = [function, inspect.unwrap(function), getattr(function, "func", None), type(function).__call__]
+    found = set()
+    for layer in layers:
+        with contextlib.suppress(TypeError, OSError):  # Nothing written in Python.
+            found.add(inspect.getsourcefile(layer))
+    return sorted(Path(file) for file in found if file and Path(file).resolve() != path.resolve())
 
 
 def load_object(where: str, kind: str) -> Any:
