@@ -1,5 +1,6 @@
 """Real runs of `experiments.rlao` that the tests of the entry points share."""
 
+import contextlib
 import fcntl
 import functools
 import json
@@ -17,17 +18,22 @@ class Shared:
         self.root = (base.parent if base.name.startswith("popen-") else base) / "rlao"
         self.root.mkdir(exist_ok=True)
         self.command = Command(self.root / "agent", self.root / "compiled")
-        with open(self.root / "lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self.locked():
             if not (self.root / "agent").exists():
                 write_scripted_agent(self.root / "agent")
+
+    @contextlib.contextmanager
+    def locked(self):
+        """While it lasts, no other worker makes anything here."""
+        with open(self.root / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     @functools.cached_property
     def run_dir(self) -> Path:
         """A run that was never interrupted."""
         run_dir = self.root / "uninterrupted"
-        with open(self.root / "lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self.locked():
             if not (run_dir / "summary.json").exists():
                 done = self.command.finish(run_dir)
                 assert done.returncode == 0, done.stderr
