@@ -238,6 +238,7 @@ class _Asker:
         self.dialect = dialect
         """What the model takes, as far as it is known."""
         self.failure: Exception | None = None
+        """Of the client; whatever the workflow makes of it."""
 
     async def ask(self, call: LLMCall) -> Sequence[str]:
         """Answers one call of the workflow.
@@ -258,16 +259,11 @@ class _Asker:
             n=call.n,
             json_mode=call.json_mode,
         )
-        try:
-            for _ in range(_JSON_TRIES):
-                texts = await self._texts(request)
-                if not call.json_mode or any(map(holds_object, texts)):
-                    break
-            return texts
-        except Exception as error:
-            if not isinstance(error, CallRefusedError):
-                self.failure = error
-            raise
+        for _ in range(_JSON_TRIES):
+            texts = await self._texts(request)
+            if not call.json_mode or any(map(holds_object, texts)):
+                break
+        return texts
 
     async def _texts(self, request: ChatRequest) -> Sequence[str]:
         """Texts of all choices, in as many requests as the model needs for them."""
@@ -275,16 +271,18 @@ class _Asker:
         for _ in range(_MOST_LESSONS + request.n):
             n = request.n - len(texts) if self.dialect.n else 1
             payload = self.dialect.payload(dataclasses.replace(request, n=n))
-            try:
+            with (captured := _Captured(asyncio.CancelledError)):
                 texts += await self._created(payload)
-            except Exception as error:
-                if self._learns_from(error, payload):
+            if captured.error is not None:
+                if self._learns_from(captured.error, payload):
                     continue
-                raise
+                self.failure = captured.error
+                raise captured.error
             if len(texts) >= request.n:
                 return texts[: request.n]
             self.dialect = self.dialect.without("n")  # it answered with fewer than were asked for
-        raise InputError(f"model {self._model.name!r} gave {len(texts)} of {request.n} choices; take another model")
+        self.failure = InputError(f"model {self._model.name!r} gave {len(texts)} of {request.n} choices; take another")
+        raise self.failure
 
     def _learns_from(self, error: Exception, payload: Mapping[str, Any]) -> bool:
         """Whether the request goes out again without a parameter that the model does not take.
@@ -318,6 +316,7 @@ class _Asker:
 async def _tamed(reply: Awaitable[Any]) -> Any:
     with (captured := _Captured(asyncio.CancelledError)):
         return await reply
+    assert captured.error is not None
     raise captured.error
 
 
@@ -326,7 +325,7 @@ class _Captured:
 
     def __init__(self, passes: type[BaseException] | tuple[type[BaseException], ...] = ()) -> None:
         self._passes = passes
-        self.error: Exception = RuntimeError("nothing was raised")
+        self.error: Exception | None = None
 
     def __enter__(self) -> Self:
         return self
