@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import json
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,10 @@ from experiments import flags as shared
 from experiments.agents import API, open_meta_agent
 from experiments.progress import Progress
 from experiments.run_dir import RunDirectory, serialized_flags, versions, write_out
+from experiments.search_summary import Searched, printed, summary_json
 from experiments.searching import make_collector, make_template, open_problems, suit_meta_agent
-from experiments.summary import SIMULATED_EXECUTOR, paths_shown, spent_json, spent_shown
-from experiments.workflow_files import Chosen, file_stems, spoken, spoken_test, write_workflows
+from experiments.workflow_files import Chosen, write_workflows
 from experiments.world import World, load_tasks, open_world, recorded, refuse_other_data, told
-from w4s_jax.mdp import all_tried, best_tried
 from w4s_jax.reports.html import write_report
 from w4s_jax.rollout.collect import Problem
 from w4s_jax.rollout.plan import PlannedTrajectory
@@ -38,7 +36,7 @@ from w4s_jax.rollout.store import TrajectoryStore
 from w4s_jax.search.base import Found, Stop, StopRules, Strategy
 from w4s_jax.search.w4s import W4SStrategy
 from w4s_jax.tasks.registry import expand_tasks
-from w4s_jax.types import BudgetExceededError, CandidateStatus, Evaluated, InputError, Policy, Split, Turn
+from w4s_jax.types import BudgetExceededError, InputError, Policy, Split, Turn
 
 FLAGS = flags.FLAGS
 
@@ -58,40 +56,6 @@ flags.DEFINE_boolean("test", False, "Evaluate the best seed and the best workflo
 
 MAY_CHANGE = shared.MAY_CHANGE_ON_RESUME | {"num_turns", "patience", "target", "test"}
 """Flags that another process of the same search may be given: they decide when it ends, not what it does."""
-
-_KEPT = 3
-"""Workflows of a task that are written into files."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Searched:
-    """A task with what its search found, as far as it came."""
-
-    problem: Problem
-    found: Found
-
-    @property
-    def task(self) -> str:
-        """Its name."""
-        return self.problem.task.name
-
-    @property
-    def best_seed(self) -> Evaluated:
-        """What the search had to beat."""
-        return best_tried(self.found.start, ())
-
-    @property
-    def candidates(self) -> Counter[CandidateStatus]:
-        """What became of all that the meta-agent wrote."""
-        return Counter(c.status for turn in self.found.turns for c in turn.candidates)
-
-    @property
-    def good(self) -> list[Evaluated]:
-        """The best workflows by validation, different ones, the best first."""
-        different: dict[str, Evaluated] = {}
-        for tried in all_tried(self.found.start, self.found.turns):
-            different.setdefault(tried.workflow.digest, tried)
-        return list(different.values())[:_KEPT]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -208,97 +172,6 @@ async def test_all(world: World, searched: Sequence[Searched]) -> list[closing.R
         for label, chosen in (("seeds", one.best_seed), ("search", one.found.best))
     ]
     return await closing.closing_evaluation(world, finalists)
-
-
-# --- what is said of it -------------------------------------------------------
-
-
-def summary_json(
-    searched: Sequence[Searched], results: Sequence[closing.Result], world: World, run: RunDirectory
-) -> dict[str, Any]:
-    """The keys of `summary.json`: `searches` by task, `seeds` and `search` where the test split was opened, costs."""
-    labels, stems = dict.fromkeys(result.finalist.label for result in results), file_stems(one.task for one in searched)
-    found: dict[str, Any] = {label: closing.as_json(closing.labelled(results, label)) for label in labels}
-    gain = closing.paired_gain(closing.labelled(results, "seeds"), closing.labelled(results, "search"))
-    if gain is not None and gain.n > 1:
-        found["gains"] = {"seeds_to_search": {"difference": gain.value, "n": gain.n, "ci95": [gain.low, gain.high]}}
-    return found | {
-        "strategy": FLAGS.strategy,
-        "meta_agent": FLAGS.meta_agent,
-        "executor_model": world.executor.model,
-        "searches": {one.task: search_json(one, run, stems[one.task]) for one in searched},
-        **spent_json(world.calls.summary()),
-        "seconds": world.calls.spent.seconds,
-        "simulated": world.executor.simulated,
-        "best_workflow": str(run.workflows / "best.py"),
-        "report": str(run.report),
-    }
-
-
-def search_json(one: Searched, run: RunDirectory, stem: str) -> dict[str, Any]:
-    """One search: how far it came, and the best seed and workflow by validation."""
-
-    def told_of(evaluated: Evaluated) -> dict[str, Any]:
-        feedback = evaluated.feedback
-        return {
-            "workflow": evaluated.workflow.name,
-            "digest": evaluated.workflow.digest,
-            "validation_accuracy": feedback.accuracy,
-            "validation_n": feedback.n,
-            "usd_per_item": feedback.usd_per_item,
-        }
-
-    return {
-        "metric": one.problem.task.metric,
-        "turns": len(one.found.turns),
-        "candidates": {str(status): one.candidates[status] for status in CandidateStatus},
-        "stopped_by": None if one.found.stopped_by is None else str(one.found.stopped_by),
-        "seed": told_of(one.best_seed),
-        "best": told_of(one.found.best),
-        "by_turn": [
-            best_tried(one.found.start, one.found.turns[:n]).feedback.accuracy for n in range(len(one.found.turns) + 1)
-        ],
-        "file": str(run.workflows / f"{stem}.py"),
-    }
-
-
-def printed(searched: Sequence[Searched], results: Sequence[closing.Result], summary: Mapping[str, Any]) -> str:
-    """The summary as people read it."""
-    lines = [""]
-    for one in searched:
-        turns = len(one.found.turns)
-        lines.append(f"{one.task}: {turns} turn{'s' if turns != 1 else ''}, stopped by {one.found.stopped_by}")
-        if one.candidates.total() > one.candidates[CandidateStatus.OK]:
-            lines.append(f"  {'candidates':<30} {lost(one)}")
-        lines.append(f"  {'best seed, validation':<30} {one.best_seed.workflow.name}: {spoken(one.best_seed)}")
-        lines.append(f"  {'best workflow, validation':<30} {one.found.best.workflow.name}: {spoken(one.found.best)}")
-        if one.found.best.workflow == one.best_seed.workflow:
-            lines.append(f"  {'':<30} nothing that was written beat the seeds")
-        for result in results:
-            if result.finalist.task == one.task:
-                title = {"seeds": "best seed, test", "search": "best workflow, test"}[result.finalist.label]
-                lines.append(f"  {title:<30} {spoken_test(one.problem.task.metric, result.evaluation)}")
-        if not results and not FLAGS.test:
-            lines.append("  (the best of many on validation is optimistic; --test measures it on the test split)")
-        if len(searched) > 1:
-            lines.append(f"  {'workflow file':<30} {summary['searches'][one.task]['file']}")
-    gain = summary.get("gains", {}).get("seeds_to_search")
-    if gain:
-        low, high = gain["ci95"]
-        lines.append(f"gain on test, paired by item: {gain['difference']:+.3f} [{low:+.3f}, {high:+.3f}] n={gain['n']}")
-    lines.append(spent_shown(summary))
-    lines += paths_shown(summary, {"best workflow": "best_workflow", "report": "report"})
-    if summary["simulated"]:
-        lines += ["", SIMULATED_EXECUTOR]
-    return "\n".join(lines)
-
-
-def lost(one: Searched) -> str:
-    """How many candidates ran, and why the others did not."""
-    reasons = Counter(c.reason for turn in one.found.turns for c in turn.candidates if c.reason)
-    reason = " ".join(reasons.most_common(1)[0][0].split())[:120]
-    counts = ", ".join(f"{one.candidates[status]} {status}" for status in CandidateStatus if one.candidates[status])
-    return f"{counts} of {one.candidates.total()} (most often: {reason})"
 
 
 # --- the command --------------------------------------------------------------
