@@ -166,6 +166,17 @@ async def test_a_model_behind_an_api_needs_no_jax_and_its_turns_train_one(optimi
     updates = [r for r in records(tmp_path / "trained" / "metrics.jsonl") if r["kind"] == "update"]
     assert sum(u["actions"] for u in updates) == sum(c["status"] == "ok" for c in candidates)
 
+    # What was trained searches in its turn, as checkpoint and as export, with the settings that it was trained with.
+    found = {}
+    for name, agent in (("checkpoint", "trained"), ("export", "trained/hf")):
+        done, found[name] = await asyncio.to_thread(
+            optimize, f"--meta_agent={tmp_path / agent}", "--num_turns=1", run_dir=name
+        )
+        assert done.returncode == 0, done.stderr
+        lines = (tmp_path / name / "run.flags").read_text().splitlines()
+        assert {"--prompt_template=compact", "--max_new_tokens=128", "--cache_length=640"} <= set(lines)
+    assert found["checkpoint"]["searches"]["toy_units"]["turns"] == 1
+
 
 async def test_a_cap_ends_the_search_with_what_it_has_and_a_higher_one_goes_on(optimize, tmp_path):
     async with FakeServer(writer) as server:
