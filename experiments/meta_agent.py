@@ -157,6 +157,9 @@ def load_model(spec: str, mesh: Mesh, param_dtype: str, *, flag: str) -> Loaded:
         CheckpointError: a run directory holds no readable checkpoint.
     """
     run = Path(spec)
+    of_a_run = run.resolve().parent.parent
+    if run.parent.name == "checkpoints" and (of_a_run / "run.flags").is_file():
+        raise InputError(f"--{flag}={spec} is a checkpoint of a run; give the run, {of_a_run}: its newest one is read")
     if not (run / "run.flags").is_file():
         folder = find_folder(spec, flag)
         config, variables = load_checkpoint(folder, mesh, jnp.dtype(param_dtype))

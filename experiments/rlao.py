@@ -97,6 +97,8 @@ async def rlao(run: RunDirectory, leader: Leader, closing_time: contextlib.ExitS
     tasks = load_tasks((*train_names, *eval_names))
     refuse_other_data(run.versions, tasks)
     training = open_training(run, stored, leader.tell)
+    for trajectory in stored:
+        training.learner.check(trajectory)
     closing_time.callback(training.checkpoints.wait)
     async with contextlib.AsyncExitStack() as stack:
         outcomes = Path(FLAGS.outcomes) if FLAGS.outcomes else run.outcomes

@@ -53,6 +53,10 @@ class World:
     evaluator: Evaluator
 
 
+_OF_FILES = ("input_field", "target_field", "scorer", "task_description")
+"""Flags that say how the rows of a file of one's own are read."""
+
+
 def task_names() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the tasks that the flags train on and evaluate on, groups expanded.
 
@@ -79,6 +83,9 @@ def load_tasks(names: Iterable[str]) -> dict[str, SealedTask]:
         description=Path(FLAGS.task_description) if FLAGS.task_description else None,
     )
     revisions, names = data_revisions(), tuple(dict.fromkeys(names))
+    of_files = [f"--{flag}" for flag in _OF_FILES if FLAGS[flag].present]
+    if of_files and not any(name.startswith("jsonl:") for name in names):
+        raise InputError(f"{of_files[0]} is of --task=jsonl:PATH, and {', '.join(names)} is none; drop it")
     unknown = revisions.keys() - {"", *(name.partition(":")[0] for name in names)}
     if unknown:
         raise InputError(f"--data_revision names {min(unknown)!r}, which is none of the tasks {', '.join(names)}")

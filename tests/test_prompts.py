@@ -150,3 +150,11 @@ def test_a_turn_whose_actions_were_all_skipped_says_so():
     assert compact.content == "best 25\nbroken"
     (full,) = FullTemplate().after(after, STATE)
     assert "could not be mended; the current workflow stays" in full.content
+
+
+def test_a_fresh_dialogue_says_how_the_last_turn_changed_it():
+    """Every few turns a dialogue opens anew; what the turn before it brought is said there as well."""
+    state = dataclasses.replace(STATE, current=_evaluated("now", 0.75), best_accuracy=1.0, turn=2, accuracy_before=1.0)
+    (opening,) = FullTemplate().opening(state)
+    assert "Accuracy 0.750 on 20 validation questions, down from 1.000 with the workflow before it" in opening.content
+    assert "The best validation accuracy so far is 1.000." in opening.content

@@ -151,3 +151,16 @@ def test_a_million_characters_are_read_in_no_time(piece):
 @given(answers, st.integers(2, 26))
 def test_any_answer_gets_a_grade(answer, num_choices):
     check_grade(grade(ChoiceGrader(), "B", answer, metadata={"num_choices": num_choices}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["I don't know", "I’m sorry, I can't help with that", "I am not sure", "I have no idea", "Sorry, but I won't."],
+)
+def test_the_pronoun_is_no_letter(text):
+    assert find_letter(text) is None
+
+
+@pytest.mark.parametrize("text", ["I", "(I)", "The answer is I", "I is right", "I think it is (I)", "My choice: I"])
+def test_the_letter_i_is_one(text):
+    assert find_letter(text) == "I"

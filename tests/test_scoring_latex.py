@@ -74,7 +74,12 @@ def test_the_last_box_whose_braces_close_is_the_answer(text, boxed):
         (r"\[x+1\]", "x+1"),
         (r"Thus $\boxed{$5$}$ holds.", "5"),
         (r"\left. x \right.", r"\left. x \right."),
-        ("The answer is 5.", "The answer is 5"),
+        ("The answer is 5.", "5"),
+        ("So the final answer is: **$x+1$**.", "x+1"),
+        ("Answer: `7`", "7"),
+        ("= 2", "2"),
+        ("We get $a$ first, hence $b$ in all.", "b"),
+        ("It is 5, they say", "It is 5, they say"),
         ("$", "$"),
     ],
 )
@@ -198,7 +203,12 @@ DIFFERENT = [
     ("5", r"\frac{0}{0}"),
     ("5", r"\infty-\infty"),
     ("5", r"\text{}"),
-    ("5", "The answer is 5"),
+    ("5", "It is 5, they say"),
+    ("11_2", "11_3"),
+    ("11_2", "11"),
+    ("2", "2 pi"),
+    ("2", "2 times"),
+    ("18", "18 or 19 dollars"),
     ("5", True),
     ("5", "None"),
 ]
@@ -376,6 +386,6 @@ def test_a_sandbox_without_math_verify_is_named_with_its_remedy():
 
 
 def test_the_rule_names_the_versions_that_decide():
-    assert LatexGrader().rule.startswith(r"the last \boxed of the answer, else all of it")
+    assert LatexGrader().rule.startswith(r"the last \boxed of the answer, else its formula")
     for package in ("math-verify", "latex2sympy2_extended", "sympy"):
         assert f"{package} {importlib.metadata.version(package)}" in LatexGrader().rule

@@ -209,3 +209,25 @@ async def test_exact_ignores_case_white_space_and_width(answer):
 async def test_exact_compares_numbers_as_they_are_written():
     assert (await ExactGrader()(Item(id="i", question="?", target=7), "7", None)).score == 1.0
     assert (await ExactGrader()(Item(id="i", question="?", target="7"), 7.5, None)).symptom == "different"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("1 1/2", 1.5),
+        (r"1\frac{1}{2}", 1.5),
+        (r"\frac12", 0.5),
+        ("It takes 12 3/4 cups.", 12.75),
+        ("10^6", 1e6),
+        (r"4 \times 10^{6}", 4e6),
+        ("2.5 * 10^-3", 2.5e-3),
+        ("5 apples and 3/4", 0.75),
+        ("x^2", 2.0),
+    ],
+)
+def test_mixed_numbers_and_powers_are_one_number(text, number):
+    assert parse_number(text) == pytest.approx(number)
+
+
+def test_a_power_beyond_floats_is_no_number():
+    assert parse_number("10^400") is None

@@ -250,6 +250,8 @@ def test_a_target_that_json_cannot_hold_is_named_by_its_row(tmp_path, target):
         ("math", {"answer": " "}, "it must be a text or a number"),
         ("code", {"answer": [1]}, "scorer=code needs tests"),
         ("code", {"entry_point": "two words"}, "needs the name of the function"),
+        ("code", {"answer": "assert double(1) =="}, "holds the test 'assert double.1. ==', which is no Python"),
+        ("math", {"answer": "\\frac{1"}, "whose braces are not closed"),
     ],
 )
 def test_a_target_that_a_scorer_cannot_use_is_named_by_its_line(tmp_path, scorer, change, message):

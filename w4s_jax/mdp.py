@@ -129,13 +129,20 @@ def next_state(state: State, turn: Turn) -> State:
     were skipped, `current` stays.
     """
     survivors = [c for c in turn.candidates if c.status is CandidateStatus.OK]
-    current = state.current
+    current, before = state.current, state.accuracy_before
     if turn.chosen is not None:
+        before = current.feedback.accuracy
         chosen = turn.candidates[turn.chosen]
         name = workflow_name(turn.round, turn.trajectory, turn.turn, chosen.index)
         current = Evaluated(workflow=Workflow(name=name, code=chosen.workflow), feedback=_feedback(chosen))
     best = max([state.best_accuracy, *(_feedback(c).accuracy for c in survivors)])
-    return dataclasses.replace(state, current=current, best_accuracy=best, turn=turn.turn + 1)
+    return dataclasses.replace(
+        state,
+        current=current,
+        best_accuracy=best,
+        turn=turn.turn + 1,
+        accuracy_before=before,
+    )
 
 
 def history(start: State, turns: Iterable[Turn]) -> tuple[State, ...]:

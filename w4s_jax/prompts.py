@@ -103,16 +103,21 @@ def _metric(feedback: Feedback) -> str:
     return {"f1": "mean F1", "score": "mean score"}.get(feedback.metric, "accuracy")
 
 
+def _since(accuracy: float, before: float) -> str:
+    if accuracy == before:
+        return "unchanged from"
+    return f"{'up' if accuracy > before else 'down'} from {before:.3f} with"
+
+
 def _change(feedback: Feedback, before: float, best: float) -> str:
     """An accuracy against that of the workflow before it and the best before both of them."""
     accuracy, name = feedback.accuracy, _metric(feedback)
-    turn = "unchanged from" if accuracy == before else f"{'up' if accuracy > before else 'down'} from {before:.3f} with"
     so_far = f"the best so far was {best:.3f}"
     if accuracy > best:
         so_far += ", which it passes"
     elif accuracy == best:
         so_far += ", which it ties"
-    return f"{name[0].upper()}{name[1:]} {accuracy:.3f}, {turn} the workflow before it; {so_far}."
+    return f"{name[0].upper()}{name[1:]} {accuracy:.3f}, {_since(accuracy, before)} the workflow before it; {so_far}."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +230,7 @@ class FullTemplate:
         ]
         if state.current not in state.seeds:
             parts.append(f"# The current workflow\n{self._evaluated(state.current)}")
-        parts.append(f"# Where it stands\n{self._result(state.current.feedback)}{self._best(state)}")
+        parts.append(f"# Where it stands\n{self._result(state)}{self._best(state)}")
         parts.append(_FORMAT)
         return _user("\n".join(parts))
 
@@ -268,10 +273,12 @@ class FullTemplate:
             f"{feedback.usd_per_item:.6f} USD a question.\n```python\n{entry.workflow.code.strip()}\n```"
         )
 
-    def _result(self, feedback: Feedback) -> str:
+    def _result(self, state: State) -> str:
+        feedback, before = state.current.feedback, state.accuracy_before
         name = _metric(feedback)
+        turn = "" if before is None else f", {_since(feedback.accuracy, before)} the workflow before it"
         return (
-            f"{name[0].upper()}{name[1:]} {feedback.accuracy:.3f} on {feedback.n} validation questions, "
+            f"{name[0].upper()}{name[1:]} {feedback.accuracy:.3f} on {feedback.n} validation questions{turn}, "
             f"{feedback.usd_per_item:.6f} USD a question.\n{self._failures(feedback)}"
         )
 

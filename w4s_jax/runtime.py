@@ -197,6 +197,8 @@ class LoadedWorkflow:
     def _start(
         self, question: str, asked: _Model, entry_point: str | None, public_tests: Sequence[str]
     ) -> concurrent.futures.Future[Answer]:
+        if not isinstance(question, str):
+            raise InputError(f"question={question!r} is a {type(question).__name__}; give a text")
         client = self._model.client if asked.client is None else asked.client
         chosen = _Model(client, asked.name or self._model.name, asked.loop)
         if chosen.client is None or not chosen.name:

@@ -509,6 +509,8 @@ class State:
     best_accuracy: float
     """Best validation accuracy of all history."""
     turn: int = 0
+    accuracy_before: float | None = None
+    """That of the workflow which was current before the last turn; None on the first."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -67,7 +67,9 @@ def load_math(variant: str, options: TaskOptions) -> ItemTask:
     chosen = [subject for subject in SUBJECTS if subject in parts] or list(SUBJECTS)
     read = _read_math(chosen, options)
     problems = [problem for subject, rows in read for problem in _problems(rows.rows, subject)]
-    return _task("math", variant, _of_parts(problems, parts), f"{read[0][1].origin} in {'+'.join(chosen)}", options)
+    return _task(
+        "math", variant, _of_parts(problems, parts), f"{read[0][1].origin} in {'+'.join(parts or chosen)}", options
+    )
 
 
 def load_math_500(variant: str, options: TaskOptions) -> ItemTask:

@@ -5,8 +5,10 @@ name → **make_scorer** → Scorer(grader, what a target has to be, what the me
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
+import itertools
 import math
 import re
 from collections.abc import Callable
@@ -104,7 +106,7 @@ def _math() -> Scorer:
         grader=grader,
         rule=grader.rule,
         form="The answer is a mathematical expression in LaTeX, compared by its value.",
-        read=_text,
+        read=_formula,
         packages=latex.PACKAGES,
     )
 
@@ -165,8 +167,14 @@ def _text_or_number(row: Row, field: str) -> str | int | float:
     return target
 
 
-def _text(row: Row, field: str) -> str:
-    return str(_text_or_number(row, field))
+def _formula(row: Row, field: str) -> str:
+    text = str(_text_or_number(row, field))
+    depths = list(itertools.accumulate({"{": 1, "}": -1}.get(mark, 0) for mark in re.findall(r"\\.|[{}]", text)))
+    if depths and (depths[-1] or min(depths) < 0):
+        raise row.error(
+            f"field {field!r} is {text!r}, whose braces are not closed; scorer=math needs LaTeX or a number"
+        )
+    return text
 
 
 def _number(row: Row, field: str) -> float:
@@ -206,4 +214,9 @@ def _tests(row: Row, field: str) -> dict[str, Any]:
     tests = [target] if isinstance(target, str) else target
     if not isinstance(tests, list) or not tests or not all(isinstance(test, str) and test.strip() for test in tests):
         raise row.error(f"field {field!r} is {target!r}; scorer=code needs tests, as a text or a list of texts")
+    for test in tests:
+        try:
+            ast.parse(test)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise row.error(f"field {field!r} holds the test {test[:60]!r}, which is no Python ({error})") from error
     return {"tests": tests, "setup": ""}

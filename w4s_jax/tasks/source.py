@@ -14,6 +14,7 @@ import csv
 import dataclasses
 import gzip
 import json
+import logging
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -146,6 +147,7 @@ class HubSource:
     def _download(self, split: str, data_dir: Path | None, revision: str | None) -> Rows:
         import datasets  # Half a second and a network client: only where no file is at hand.
 
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # It tells each of its retries, twice.
         try:
             builder = datasets.load_dataset_builder(self.hub_id, self.config, revision=revision)
             builder.download_and_prepare()

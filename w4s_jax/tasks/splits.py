@@ -207,6 +207,7 @@ def split_pool(
     validation, test = published.validation, published.test
     note = f"shuffled by seed {seed}, {validation} / {test} as {_SPOKEN[published.whose]}"
     note += ", membership ours" if published.whose != "ours" else ""
+    note += ", sizes then as asked for" if any(sizes.of(split) is not None for split in Split) else ""
     order, small = shuffled(pool, seed), len(pool) < validation + test
     if small:
         note = f"shuffled by seed {seed}, {len(pool)} rows cut as {validation} : {test}"

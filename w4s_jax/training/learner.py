@@ -91,6 +91,16 @@ class Learner:
         self._trees: list[Tree] = []
         self._fed = 0
 
+    def check(self, trajectory: Trajectory) -> None:
+        """Refuses a trajectory that could not be fed, before anything is spent on others.
+
+        Raises:
+            InputError: as `feed`.
+        """
+        packer = Packer(self._config.row_length, self._config.rows_per_batch)
+        for tree in build_trees(trajectory.turns, self._rule, self._tokenise):
+            packer.add(tree)
+
     def feed(self, trajectory: Trajectory) -> StepRecord | None:
         """Takes one trajectory; returns the update that it completed, if it completed one.
 

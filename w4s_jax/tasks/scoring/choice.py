@@ -35,6 +35,8 @@ _REFUSAL = re.compile(r"(?i:\b(?:cannot|can not|can['’]t|unable to|not able to
 _NONE = re.compile(r"(?i:\bnone of (?:the|these|them)\b)")
 _ARTICLE = re.compile(r"\bA(?= (?!(?:is|and|or|because|as|since)\b)[a-z])")
 
+_PRONOUN = re.compile(r"\bI(?=['’]|\s+(?!(?:is|and|or|because|as|since)\b)[a-z])")
+
 _BARE = re.compile(r"[\W_]*(?:(?:boxed|text)[\W_]+)*([A-Za-z])[\W_]*")
 
 
@@ -53,7 +55,7 @@ def find_letter(text: str, num_choices: int = _MOST) -> str | None:
     letter = _stated(text, string.ascii_uppercase[max(num_choices, _MOST) - 1])
     letters = string.ascii_uppercase[:num_choices]
     if letter is None and not _REFUSAL.search(text):
-        text = _ARTICLE.sub(" ", text) if _NONE.search(text) else text
+        text = _PRONOUN.sub(" ", _ARTICLE.sub(" ", text) if _NONE.search(text) else text)
         letter = "".join(re.findall(rf"\b[{letters}]\b", text)[-1:])
     return letter if letter and letter in letters else None
 
@@ -74,7 +76,7 @@ class ChoiceGrader:
 
     rule = (
         "the letter that is all of the answer, else that after `answer is`, else that after `Answer:`, "
-        "else the last that stands alone (MMLU-Pro); none in N/A and refusals"
+        "else the last that stands alone (MMLU-Pro) and is no pronoun; none in N/A and refusals"
     )
 
     async def __call__(self, item: Item, answer: Any, sandbox: Sandbox) -> Grade:

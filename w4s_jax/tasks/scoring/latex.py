@@ -53,7 +53,19 @@ _LAYOUT = (
     (re.compile(r"\s"), ""),
 )
 """Rewrites of how a formula looks."""
-_DECIMAL = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)", re.ASCII)
+_DECIMAL = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,2})?", re.ASCII)
+_BASE = re.compile(r"(?<=\d)_\{?(\d+)\}?")
+"""Of a number written in it."""
+_UNIT = re.compile(
+    r"^(\s*\$?[-+]?[\d,]*\.?\d+)\s+(?!(?:times|plus|minus|over|squared|cubed)\b)[A-Za-z]{3,}[A-Za-z .]*$"
+)
+"""A number and words behind it, e.g. `18 dollars`."""
+_EMPHASIS = re.compile(r"\*\*|__|`")
+_SAID = re.compile(
+    r"(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+)?answer\s*(?:is\s*:?|[:=])\s*|=\s*", re.IGNORECASE
+)
+"""What a sentence begins with that gives the answer."""
+_INLINE = re.compile(r"(?<!\\)\$([^$]+)(?<!\\)\$")
 
 _PROGRAM = """
 import importlib.metadata
@@ -104,7 +116,7 @@ class LatexGrader:
         """The rule in one line."""
         versions = [f"{name} {importlib.metadata.version(name)}" for name in _VERSIONED]
         return (
-            r"the last \boxed of the answer, else all of it, is equal but for layout, or as decimals of six places, "
+            r"the last \boxed of the answer, else its formula, is equal but for layout, or as decimals of six places, "
             f"or by {versions[0]} (with {' and '.join(versions[1:])})"
         )
 
@@ -170,13 +182,32 @@ def last_boxed(text: str) -> str | None:
 
 
 def formula(text: str) -> str:
-    """The last box of a text, else all of it, without the signs that surround it and a full stop."""
+    r"""The last box of a text, else its formula: what a sentence says the answer is, the last `$…$`, or all of it.
+
+    Signs that surround it, emphasis and a full stop are no part of it.
+
+    Example:
+        >>> formula(r"So \boxed{2}."), formula("The answer is **$x+1$**."), formula("We get $a$, hence $b$ in all.")
+        ('2', 'x+1', 'b')
+    """
     boxed = last_boxed(text)
+    if boxed is None and len(text) <= _LONGEST:
+        boxed = _told(text)
     text = _without_stop(text if boxed is None else boxed)
     for opening, closing in _SURROUNDING:
         if len(text) > len(opening) and text.startswith(opening) and text.endswith(closing):
             text = _without_stop(text.removeprefix(opening).removesuffix(closing))
     return text
+
+
+def _told(text: str) -> str:
+    """The part of an answer without a box that is meant: a sentence is read, and nothing else is."""
+    text = _EMPHASIS.sub("", text.strip())
+    said = _SAID.match(text)
+    if said:
+        return text[said.end() :]
+    inline = _INLINE.findall(text) if re.search(r"[A-Za-z]{3,}\s+[A-Za-z]{2,}", _INLINE.sub(" ", text)) else []
+    return inline[-1] if inline else text
 
 
 def _without_stop(text: str) -> str:
@@ -194,9 +225,11 @@ def same_layout(gold: str, answer: str) -> bool | None:
         >>> same_layout(r"\dfrac{1}{2}", r"\frac{1}{2}"), same_layout("0.5", "0.6"), same_layout("2", r"\sqrt{4}")
         (True, False, None)
     """
-    bare = [_bare(text) for text in (gold, answer)]
+    bare = [_bare(text) for text in (gold, _UNIT.sub(r"\1", answer) if _DECIMAL.fullmatch(_bare(gold)) else answer)]
     if bare[0] == bare[1]:
         return True
+    if len({tuple(_BASE.findall(text)) for text in bare}) > 1:  # 11_2 is not 11_3; the library drops the base
+        return False
     if not all(map(_DECIMAL.fullmatch, bare)):
         return None
     values = [round(Fraction(text.replace(",", "")), 6) for text in bare]

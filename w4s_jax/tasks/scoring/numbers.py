@@ -5,8 +5,8 @@ workflow's answer → parse_number → grader, symptom
 The rule is that of the grade-school benchmarks: the LAST number of the text
 counts, whatever currency, unit or sentence stands around it. A comma groups
 thousands ("1,000,000"); it is never a decimal point. A fraction of whole numbers,
-`3/4` or `\frac{3}{4}`, is one number; a date such as 3/4/2020 is none. All of it
-takes linear time.
+`3/4` or `\frac{3}{4}`, is one number, with the whole number before it, as is a power
+such as 10^6; a date such as 3/4/2020 is none. All of it takes linear time.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ _LONGEST = 100_000
 _TOKEN = re.compile(
     r"(?P<sign>(?<![\w)\]}])[-+])?"  # unless it subtracts from what stands before it
     r"(?:"
-    r"\\[dtc]?frac\s*\{\s*(?P<latex_top>[-+]?\d{1,15})\s*\}\s*\{\s*(?P<latex_below>\d{1,15})\s*\}"
-    r"|(?<![\w/])(?<!\d[.,])(?P<top>\d{1,15})/(?P<below>\d{1,15})(?![\d/]|[.,]\d|[eE][-+]?\d)"
+    r"(?P<whole>(?<![\w.,/])\d{1,6}\s?(?=\\[dtc]?frac)|(?<![\w.,/])\d{1,6} (?=\d{1,15}/\d))?"
+    r"(?:\\[dtc]?frac\s*\{\s*(?P<latex_top>[-+]?\d{1,15})\s*\}\s*\{\s*(?P<latex_below>\d{1,15})\s*\}"
+    r"|\\[dtc]?frac\s*(?P<digit_top>\d)(?P<digit_below>\d)"
+    r"|(?<![\w/])(?<!\d[.,])(?P<top>\d{1,15})/(?P<below>\d{1,15})(?![\d/]|[.,]\d|[eE][-+]?\d))"
+    r"|(?P<mantissa>\d{1,15}(?:\.\d{1,15})?)\s?(?:\\times|\\cdot|[×*])\s?10\s?\^\s?\{?(?P<exponent>[-+]?\d{1,4})\}?"
+    r"|(?P<base>\d{1,9})\s?\^\s?\{?(?P<power>[-+]?\d{1,9})\}?"
     r"|(?P<run>\d+(?:,\d+)*|(?=\.\d))(?P<rest>(?:\.\d+)?(?:[eE][-+]?\d+(?!\w))?)"  # or nothing before .5
     r")"
 )
@@ -46,14 +50,30 @@ def find_numbers(text: str) -> tuple[float, ...]:
 
 def _numbers_of(token: re.Match[str]) -> list[float]:
     """One number, or those of a list without spaces such as 1,2,3."""
-    sign, top, below = token["sign"] or "", token["latex_top"] or token["top"], token["latex_below"] or token["below"]
+    sign = token["sign"] or ""
+    top = token["latex_top"] or token["digit_top"] or token["top"]
     if top is not None:
-        above = float(sign + "1") * int(top)
-        return [above / int(below)] if int(below) else [above, 0.0]
+        below = int(token["latex_below"] or token["digit_below"] or token["below"])
+        one = float(sign + "1")
+        if not below:
+            return [one * int(top), 0.0]
+        return [one * (int(token["whole"] or 0) + int(top) / below)]
+    if token["mantissa"] is not None:
+        return [float(f"{sign}{token['mantissa']}e{token['exponent']}")]
+    if token["base"] is not None:
+        return [float(sign + "1") * _power(int(token["base"]), int(token["power"]))]
     texts = _grouped(token["run"].split(","))
     texts[0] = sign + texts[0]
     texts[-1] += token["rest"]
     return [float(text) for text in texts]
+
+
+def _power(base: int, power: int) -> float:
+    """A power, e.g. 10^6; infinite beyond float64."""
+    try:
+        return float(base) ** power
+    except (OverflowError, ZeroDivisionError):
+        return math.inf
 
 
 def _grouped(chunks: list[str]) -> list[str]:

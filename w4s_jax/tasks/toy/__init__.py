@@ -48,5 +48,6 @@ def toy_task(name: str, *, split_seed: int = 0, sizes: SplitSizes | None = None)
         grader=grade,
         seeds=seeds_for("toy" if family.templates else "toy_code"),
         metric="accuracy" if family.templates else "pass@1",
+        rule="the answer is the bare number" if family.templates else "every test passes, in the sandbox; pass@1",
         source=f"generated, instance {instance}, split_seed={split_seed}",
     )
