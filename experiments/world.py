@@ -83,7 +83,7 @@ def load_tasks(names: Iterable[str]) -> dict[str, SealedTask]:
         description=Path(FLAGS.task_description) if FLAGS.task_description else None,
     )
     revisions, names = data_revisions(), tuple(dict.fromkeys(names))
-    of_files = [f"--{flag}" for flag in _OF_FILES if FLAGS[flag].present]
+    of_files = [f"--{flag}" for flag in _OF_FILES if FLAGS[flag].value != FLAGS[flag].default]
     if of_files and not any(name.startswith("jsonl:") for name in names):
         raise InputError(f"{of_files[0]} is of --task=jsonl:PATH, and {', '.join(names)} is none; drop it")
     unknown = revisions.keys() - {"", *(name.partition(":")[0] for name in names)}

@@ -301,6 +301,7 @@ def test_a_search_is_no_model(optimize, tmp_path):
         ),
         (("--target=0",), "target=0.0 is not allowed"),
         (("--seed_workflows=cot,nothing",), "seed workflow 'nothing' is unknown"),
+        (("--scorer=numeric",), "--scorer is of --task=jsonl:PATH, and toy_units is none; drop it"),
         (("--data_revision==v1",), "--data_revision has '=v1'"),
         (("--data_revision=gsm8k=v1",), "--data_revision names 'gsm8k', which is none of the tasks toy_units"),
     ],
