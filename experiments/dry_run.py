@@ -26,8 +26,6 @@ PROMPT_TOKENS = 2000
 """Assumed of each call."""
 META_PROMPT_TOKENS = 12_000
 """Assumed of each call of a meta-agent behind an API."""
-
-
 _GUESSED_CALLS, _GUESSED = 3, Usage(prompt_tokens=500, completion_tokens=300)
 """What an item run may take on the average: a guess, and said to be one."""
 

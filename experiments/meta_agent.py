@@ -17,6 +17,7 @@ from absl import flags
 from jax.sharding import Mesh
 
 import w4s_jax.policy
+from experiments.run_dir import flags_of
 from w4s_jax.policy.chat import Chat
 from w4s_jax.policy.config import ModelConfig
 from w4s_jax.policy.generate import GeneratorConfig
@@ -164,7 +165,7 @@ def load_model(spec: str, mesh: Mesh, param_dtype: str, *, flag: str) -> Loaded:
         folder = find_folder(spec, flag)
         config, variables = load_checkpoint(folder, mesh, jnp.dtype(param_dtype))
         return Loaded(spec, folder, config, variables, lora=None)
-    given = _flags_of(run)
+    given = flags_of(run)
     if "trajectories_per_round" not in given:
         raise InputError(
             f"--{flag}={spec} holds a search, not a training run, so there is no model in it; train one on it with "
@@ -190,7 +191,7 @@ def find_config(spec: str, flag: str) -> ModelConfig:
         InputError: as `find_folder`, or its config is not one that is implemented.
     """
     if (Path(spec) / "run.flags").is_file():
-        return find_config(_flags_of(Path(spec)).get("meta_agent", "tiny"), flag)
+        return find_config(flags_of(Path(spec)).get("meta_agent", "tiny"), flag)
     return load_config(find_folder(spec, flag, patterns=("config.json",)))
 
 
@@ -217,12 +218,6 @@ def find_folder(
             f"--{flag}={spec} is neither a folder nor a model that can be fetched ({reason}); "
             "give tiny, a Hugging Face folder or id, a run directory, or api:MODEL for one behind an API"
         ) from None
-
-
-def _flags_of(run: Path) -> dict[str, str]:
-    """The flags that a run directory was made with."""
-    lines = (run / "run.flags").read_text().splitlines()
-    return dict(line.removeprefix("--").split("=", 1) for line in lines if "=" in line)
 
 
 def _lora_of(given: Mapping[str, str]) -> LoraConfig | None:

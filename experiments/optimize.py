@@ -151,7 +151,7 @@ async def search_one(job: Job, strategy: Strategy, problem: Problem, index: int)
             job.keep(problem, found := so_far())
             progress.advance(best=f"{found.best.feedback.accuracy:.3f}")
 
-        progress.advance(len(so_far().turns), best=f"{so_far().best.feedback.accuracy:.3f}")
+        progress.advance(stored, best=f"{so_far().best.feedback.accuracy:.3f}")
         try:
             job.keep(problem, await strategy.search(problem, planned, job.store, rules, on_turn))
         except BudgetExceededError as error:

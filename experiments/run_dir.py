@@ -166,6 +166,12 @@ def _name_and_line(line: str) -> tuple[str, str]:
     return name.removeprefix("no") if "=" not in line and name.startswith("no") else name, line
 
 
+def flags_of(root: Path) -> dict[str, str]:
+    """The values, by name, of the flags that a run directory was made with; switches are left out."""
+    lines = RunDirectory(root).flags.read_text().splitlines()
+    return dict(line.removeprefix("--").split("=", 1) for line in lines if "=" in line)
+
+
 def serialized_flags(modules: Sequence[str]) -> dict[str, str]:
     """Every key flag of the given modules by name, as a line that sets it again."""
     found: dict[str, str] = {}

@@ -11,6 +11,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments.progress import Progress
+from experiments.run_dir import flags_of
 from experiments.world import World
 from w4s_jax.mdp import RewardConfig, RewardKind
 from w4s_jax.prompts import CompactTemplate, FullTemplate, PromptTemplate
@@ -40,8 +41,7 @@ def suit_meta_agent() -> None:
     given_path = Path(FLAGS.meta_agent).resolve()
     for folder in (given_path, given_path.parent) if given_path.is_dir() else ():
         if not settings and (folder / "run.flags").is_file():
-            lines = (folder / "run.flags").read_text().splitlines()
-            given = dict(line.removeprefix("--").split("=", 1) for line in lines if "=" in line)
+            given = flags_of(folder)
             settings = {name: given[name] for name in _OF_TINY if name in given}
     for name, value in settings.items():
         if not FLAGS[name].present:

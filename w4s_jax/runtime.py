@@ -252,15 +252,7 @@ class _Asker:
         if call.n > self._left:
             raise CallRefusedError(f"n={call.n} with {self._left} choices left of this question; ask for fewer")
         self._left -= call.n
-        limits = [limit for limit in (call.max_tokens, self._max_tokens) if limit is not None]
-        request = ChatRequest(
-            model=self._model.name,
-            messages=call.messages,
-            temperature=call.temperature,
-            max_tokens=min(limits, default=None),
-            n=call.n,
-            json_mode=call.json_mode,
-        )
+        request = call.request(self._model.name, self._max_tokens)
         for _ in range(_JSON_TRIES):
             texts = await self._texts(request)
             if not call.json_mode or any(map(holds_object, texts)):

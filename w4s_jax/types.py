@@ -343,6 +343,24 @@ class LLMCall:
         fields = [[m.role, m.content] for m in self.messages], self.temperature, self.n, self.json_mode, self.max_tokens
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
 
+    def request(self, model: str, max_tokens: int | None) -> ChatRequest:
+        """What a model is asked for it, with at most `max_tokens` completion tokens a choice where that is given.
+
+        Example:
+            >>> call = LLMCall(messages=(), temperature=0.0, n=1, json_mode=False, max_tokens=256)
+            >>> call.request("m", None).max_tokens, call.request("m", 64).max_tokens
+            (256, 64)
+        """
+        caps = [cap for cap in (self.max_tokens, max_tokens) if cap is not None]
+        return ChatRequest(
+            model=model,
+            messages=self.messages,
+            temperature=self.temperature,
+            max_tokens=min(caps, default=None),
+            n=self.n,
+            json_mode=self.json_mode,
+        )
+
 
 AskLLM = Callable[[LLMCall], Awaitable[Sequence[str]]]
 """Answers a workflow's LLM call; may raise CallRefusedError (told to the workflow) or an error of ours."""

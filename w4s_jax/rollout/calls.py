@@ -17,7 +17,6 @@ from w4s_jax.types import (
     BudgetExceededError,
     CallContext,
     CallRefusedError,
-    ChatRequest,
     Executor,
     ExecutorError,
     LLMCall,
@@ -68,7 +67,7 @@ class ItemCalls:
         context = dataclasses.replace(self._context, sample_index=self._earlier[call.digest])
         self._earlier[call.digest] += 1
         try:
-            reply = await self._executor.complete(self._request(call), context)
+            reply = await self._executor.complete(call.request(self._executor.model, self._max_tokens), context)
         except OURS as error:
             self.failure = error
             raise
@@ -77,14 +76,3 @@ class ItemCalls:
         self.completion_tokens += reply.usage.completion_tokens
         self.usd += reply.usd
         return reply.texts
-
-    def _request(self, call: LLMCall) -> ChatRequest:
-        caps = [cap for cap in (call.max_tokens, self._max_tokens) if cap is not None]
-        return ChatRequest(
-            model=self._executor.model,
-            messages=call.messages,
-            temperature=call.temperature,
-            max_tokens=min(caps, default=None),
-            n=call.n,
-            json_mode=call.json_mode,
-        )
