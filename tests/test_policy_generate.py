@@ -87,17 +87,18 @@ def test_attention_over_the_cache_is_the_dense_reference_whatever_the_neighbours
     rng = np.random.default_rng(0)
     slots, samples, heads, kv_heads, dim, block = 3, 2, 4, 2, 8, 4
     draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
-    prompt = [draw(2, slots, 12, kv_heads, dim) for _ in range(2)]
-    suffix = [draw(2, slots, samples, 8, kv_heads, dim) for _ in range(2)]
+    prompt = [draw(2, slots, kv_heads, 12, dim) for _ in range(2)]
+    suffix = [draw(2, slots, kv_heads, samples, 8, dim) for _ in range(2)]
     q, k, v = draw(slots, samples, heads, dim), *(draw(slots, samples, kv_heads, dim) for _ in range(2))
     attend = jax.jit(functools.partial(cached_attention, block=block))
     lengths, steps = np.asarray([0, 12, 5], np.int32), np.asarray([7, 0, 4], np.int32)
     out = attend(q, k, v, KVCache(*prompt, *suffix), np.int32(1), lengths, steps)
-    own = [x[1].copy() for x in suffix]
+    own = [np.moveaxis(x[1], 1, 3).copy() for x in suffix]
     for x, newest in zip(own, (k, v), strict=True):
         x[np.arange(slots), :, steps] = newest
     ones = np.ones((1, samples), np.int32)
-    expected = decode_attention(q, prompt[0][1], prompt[1][1], lengths, *own, (steps + 1)[:, None] * ones)
+    shared = [np.moveaxis(x[1], 1, 2) for x in prompt]
+    expected = decode_attention(q, *shared, lengths, *own, (steps + 1)[:, None] * ones)
     np.testing.assert_allclose(out, expected, atol=2e-6)
     lengths, steps = np.asarray([0, 1, 5], np.int32), np.asarray([7, 0, 4], np.int32)  # slot 1 now needs one block
     fewer = attend(q, k, v, KVCache(*prompt, *suffix), np.int32(1), lengths, steps)
@@ -304,8 +305,8 @@ def test_a_sharded_model_samples_what_one_device_samples(generator, variables):
         for a, b in zip(ours, theirs, strict=True):
             assert a.ids == b.ids
             np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5, rtol=0)
-    cache = spread._state.cache.suffix_k_LGMSKH
-    assert cache.sharding.shard_shape(cache.shape) == (2, 1, 2, 16, 1, 8)
+    cache = spread._state.cache.suffix_k_LGKMSH
+    assert cache.sharding.shard_shape(cache.shape) == (2, 1, 1, 2, 16, 8)
 
 
 def test_casting_the_weights_once_changes_no_bit_of_a_bfloat16_model(variables):

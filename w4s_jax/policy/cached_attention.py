@@ -27,13 +27,17 @@ _HIDDEN = -1e30
 
 
 class KVCache(NamedTuple):
-    """Keys and values of all layers; T and S are multiples of the block."""
+    """Keys and values of all layers; T and S are multiples of the block.
 
-    prompt_k_LGTKH: Array
-    prompt_v_LGTKH: Array
-    suffix_k_LGMSKH: Array
+    A head's tokens lie together, as its products read them: in another order the compiler would turn the whole cache
+    round before a chunk of steps and back after it.
+    """
+
+    prompt_k_LGKTH: Array
+    prompt_v_LGKTH: Array
+    suffix_k_LGKMSH: Array
     """Keys of the prompt's last token and of the sampled tokens but the newest."""
-    suffix_v_LGMSKH: Array
+    suffix_v_LGKMSH: Array
 
 
 class _Sums(NamedTuple):
@@ -84,14 +88,14 @@ def cached_attention(
         return jax.lax.dynamic_slice(x_LG, start, size)[0]
 
     def over_prompt(index: Array, sums: _Sums) -> _Sums:
-        k_GCKH, v_GCKH = read(cache.prompt_k_LGTKH, 2, index), read(cache.prompt_v_LGTKH, 2, index)
-        scores_GKRMC = _einsum("GMKRH,GCKH->GKRMC", q_GMKRH, k_GCKH)
-        return _accumulate(sums, scores_GKRMC, prompt_length_G - index * block, "GKRMC,GCKH->GKRMH", v_GCKH)
+        k_GKCH, v_GKCH = read(cache.prompt_k_LGKTH, 3, index), read(cache.prompt_v_LGKTH, 3, index)
+        scores_GKRMC = _einsum("GMKRH,GKCH->GKRMC", q_GMKRH, k_GKCH)
+        return _accumulate(sums, scores_GKRMC, prompt_length_G - index * block, "GKRMC,GKCH->GKRMH", v_GKCH)
 
     def over_suffix(index: Array, sums: _Sums) -> _Sums:
-        k_GMCKH, v_GMCKH = read(cache.suffix_k_LGMSKH, 3, index), read(cache.suffix_v_LGMSKH, 3, index)
-        scores_GKRMC = _einsum("GMKRH,GMCKH->GKRMC", q_GMKRH, k_GMCKH)
-        return _accumulate(sums, scores_GKRMC, suffix_length_G - index * block, "GKRMC,GMCKH->GKRMH", v_GMCKH)
+        k_GKMCH, v_GKMCH = read(cache.suffix_k_LGKMSH, 4, index), read(cache.suffix_v_LGKMSH, 4, index)
+        scores_GKRMC = _einsum("GMKRH,GKMCH->GKRMC", q_GMKRH, k_GKMCH)
+        return _accumulate(sums, scores_GKRMC, suffix_length_G - index * block, "GKRMC,GKMCH->GKRMH", v_GKMCH)
 
     itself_GKRM = _einsum("GMKRH,GMKH->GKRM", q_GMKRH, k_GMKH) * head_dim**-0.5
     out_GKRMH = jnp.moveaxis(v_GMKH, 1, 2)[:, :, None].astype(jnp.float32)

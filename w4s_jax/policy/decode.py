@@ -110,8 +110,8 @@ def idle_state(
         cache_dtype: Of keys and values.
     """
     c = model.config
-    prompt = (c.num_layers, slots, prompt_length, c.num_kv_heads, c.head_dim)
-    suffix = (c.num_layers, slots, samples, suffix_length, c.num_kv_heads, c.head_dim)
+    prompt = (c.num_layers, slots, c.num_kv_heads, prompt_length, c.head_dim)
+    suffix = (c.num_layers, slots, c.num_kv_heads, samples, suffix_length, c.head_dim)
     rows, tokens = (slots, samples), (slots, samples, suffix_length)
 
     def build() -> DecodeState:
@@ -164,16 +164,17 @@ def prefill(
     positions_1T = jnp.arange(tokens_1T.shape[1], dtype=jnp.int32)[None]
 
     def attend(q_1TNH: Array, k_1TKH: Array, v_1TKH: Array, _: PyTree) -> tuple[Array, PyTree]:
-        return attention(q_1TNH, k_1TKH, v_1TKH, expiry_1T), (k_1TKH, v_1TKH)
+        out_1TNH = attention(q_1TNH, k_1TKH, v_1TKH, expiry_1T)
+        return out_1TNH, (jnp.swapaxes(k_1TKH, 1, 2), jnp.swapaxes(v_1TKH, 1, 2))
 
-    _, (k_L1TKH, v_L1TKH) = _run_layers(model, variables, tokens_1T, positions_1T, attend)
+    _, (k_L1KTH, v_L1KTH) = _run_layers(model, variables, tokens_1T, positions_1T, attend)
 
-    def put(cache_LGTKH: Array, x_L1TKH: Array) -> Array:
-        return jax.lax.dynamic_update_slice(cache_LGTKH, x_L1TKH.astype(cache_LGTKH.dtype), (0, new.slot, 0, 0, 0))
+    def put(cache_LGKTH: Array, x_L1KTH: Array) -> Array:
+        return jax.lax.dynamic_update_slice(cache_LGKTH, x_L1KTH.astype(cache_LGKTH.dtype), (0, new.slot, 0, 0, 0))
 
     cache = state.cache._replace(
-        prompt_k_LGTKH=put(state.cache.prompt_k_LGTKH, k_L1TKH),
-        prompt_v_LGTKH=put(state.cache.prompt_v_LGTKH, v_L1TKH),
+        prompt_k_LGKTH=put(state.cache.prompt_k_LGKTH, k_L1KTH),
+        prompt_v_LGKTH=put(state.cache.prompt_v_LGKTH, v_L1KTH),
     )
     state = state._replace(
         cache=cache,
@@ -250,8 +251,8 @@ def _decode_step(model: Transformer, variables: PyTree, state: DecodeState, stop
     stop_GM = jnp.where(ended_GM, Stop.END_OF_TURN, jnp.where(at_limit_G1, Stop.LENGTH, Stop.RUNNING))
     # Rows that have stopped go on being fed; what they write is past their length, and nobody reads it.
     cache = state.cache._replace(
-        suffix_k_LGMSKH=_write_layers(state.cache.suffix_k_LGMSKH, k_LGMKH, state.step_G),
-        suffix_v_LGMSKH=_write_layers(state.cache.suffix_v_LGMSKH, v_LGMKH, state.step_G),
+        suffix_k_LGKMSH=_write_layers(state.cache.suffix_k_LGKMSH, k_LGMKH, state.step_G, model.mesh),
+        suffix_v_LGKMSH=_write_layers(state.cache.suffix_v_LGKMSH, v_LGMKH, state.step_G, model.mesh),
     )
     return state._replace(
         cache=cache,
@@ -279,7 +280,7 @@ def _forward(model: Transformer, variables: PyTree, state: DecodeState, block: i
 
     def attend(q_B1NH: Array, k_B1KH: Array, v_B1KH: Array, layer: Array) -> tuple[Array, PyTree]:
         q_GMNH, k_GMKH, v_GMKH = (x.reshape(slots, samples, *x.shape[2:]) for x in (q_B1NH, k_B1KH, v_B1KH))
-        new = k_GMKH.astype(state.cache.suffix_k_LGMSKH.dtype), v_GMKH.astype(state.cache.suffix_v_LGMSKH.dtype)
+        new = k_GMKH.astype(state.cache.suffix_k_LGKMSH.dtype), v_GMKH.astype(state.cache.suffix_v_LGKMSH.dtype)
         out_GMNH = cached_attention(q_GMNH, *new, state.cache, layer, prompt_length_G, suffix_length_G, block=block)
         return out_GMNH.reshape(q_B1NH.shape), new
 
@@ -316,11 +317,28 @@ def _write(cache_GMS: Array, x_GM: Array, step_G: Array) -> Array:
     return cache_GMS.at[slot_G, :, step_G].set(x_GM, unique_indices=True)
 
 
-def _write_layers(cache_LGMS: Array, x_LGM: Array, step_G: Array) -> Array:
-    """The same for all layers: [L, G, M, S, ...] ← [L, G, M, ...]."""
-    slot_G = jnp.arange(step_G.shape[0])
-    # Indexing apart from each other, the slots and steps come first in what is set.
-    return cache_LGMS.at[:, slot_G, :, step_G].set(jnp.moveaxis(x_LGM, 1, 0), unique_indices=True)
+def _write_layers(cache_LGKMSH: Array, x_LGMKH: Array, step_G: Array, mesh: Mesh | None) -> Array:
+    """Writes one token of every layer's keys or values at each slot's own step, each device those of its own slots.
+
+    Slot by slot, as a scatter has a favourite layout of its own on TPUs, and would turn the whole cache round for it at
+    every step. A step past the end, which only a slot at rest has, writes to the last place, where nobody looks.
+    """
+
+    def write(cache_LGKMSH: Array, x_LGMKH: Array, step_G: Array) -> Array:
+        x_LGKMSH = jnp.swapaxes(x_LGMKH, 2, 3)[:, :, :, :, None]
+        for slot in range(step_G.shape[0]):
+            start = (0, slot, 0, 0, step_G[slot], 0)
+            cache_LGKMSH = jax.lax.dynamic_update_slice(cache_LGKMSH, x_LGKMSH[:, slot : slot + 1], start)
+        return cache_LGKMSH
+
+    if mesh is None or mesh.size == 1:
+        return write(cache_LGKMSH, x_LGMKH, step_G)
+    slot, head = _split(cache_LGKMSH, mesh)
+    cache, token = P(None, slot, head), P(None, slot, None, head)
+    written: Array = jax.shard_map(
+        write, mesh=mesh, in_specs=(cache, token, P(slot)), out_specs=cache, check_vma=False
+    )(cache_LGKMSH, x_LGMKH, step_G)
+    return written
 
 
 def state_shardings(state: DecodeState, mesh: Mesh) -> Any:
@@ -333,12 +351,16 @@ def state_shardings(state: DecodeState, mesh: Mesh) -> Any:
     Returns:
         A `DecodeState` of shardings.
     """
-    _, slots, _, kv_heads, _ = state.cache.prompt_k_LGTKH.shape
-    slot = BATCH_AXES if slots % divided(mesh, BATCH_AXES) == 0 else None
-    head = "tensor" if kv_heads % mesh.shape["tensor"] == 0 else None
-    prompt, suffix = P(None, slot, None, head), P(None, slot, None, None, head)
-    specs: Any = [KVCache(prompt, prompt, suffix, suffix), *(P(slot) for _ in state[1:])]  # type: ignore[arg-type]
+    slot, head = _split(state.cache.prompt_k_LGKTH, mesh)
+    specs: list[Any] = [KVCache(*[P(None, slot, head)] * 4), *(P(slot) for _ in state[1:])]  # type: ignore[arg-type]
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), DecodeState(*specs), is_leaf=lambda x: isinstance(x, P))
+
+
+def _split(cache_LGK: Any, mesh: Mesh) -> tuple[Any, Any]:
+    """The mesh axes over which slots and key/value heads of a cache [L, G, K, …] are split."""
+    slots, kv_heads = cache_LGK.shape[1:3]
+    slot = BATCH_AXES if slots % divided(mesh, BATCH_AXES) == 0 else None
+    return slot, "tensor" if kv_heads % mesh.shape["tensor"] == 0 else None
 
 
 def _place(state: DecodeState, mesh: Mesh | None) -> DecodeState:
