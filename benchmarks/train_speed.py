@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"], help="of matrix products")
     parser.add_argument("--param_dtype", default="bfloat16", choices=["float32", "bfloat16"])
     parser.add_argument("--moment_dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--remat", default="full", choices=["none", "dots", "full"])
+    parser.add_argument("--remat", default="full", choices=["none", "dots", "attention", "full"])
     parser.add_argument("--lora_rank", type=int, default=0)
     parser.add_argument("--torch", action="store_true", help="rows by transformers, too")
     parser.add_argument("--case", choices=["tree", "torch"], help=argparse.SUPPRESS)

@@ -130,7 +130,9 @@ def define_training() -> None:
     flags.DEFINE_float("max_grad_norm", optimizer.max_grad_norm, "Clip gradients to this norm (0: none).", 0.0)
     flags.DEFINE_integer("row_length", 8192, "Tokens of one packed row; a tree must fit one.", lower_bound=8)
     flags.DEFINE_integer("rows_per_batch", 1, "Packed rows of one micro-batch and data shard.", lower_bound=1)
-    flags.DEFINE_enum("remat", "full", ["none", "dots", "full"], "What is recomputed in the backward pass.")
+    flags.DEFINE_enum(
+        "remat", "full", ["none", "dots", "attention", "full"], "How much of a layer the backward pass computes again."
+    )
     flags.DEFINE_float("lora_alpha", 16.0, "Strength of the adapters: alpha / rank scales them.", lower_bound=0.0)
     flags.DEFINE_integer("lora_rank", 0, "Rank of LoRA adapters (0: full fine-tuning).", lower_bound=0)
     flags.DEFINE_enum("weights", "rwr", ["rwr", "best", "positive"], "rwr: RLAO; others are its ablations.")

@@ -12,7 +12,11 @@ from w4s_jax.policy.tree_blocks import flat_pairs, row_pairs
 
 BLOCKWISE = functools.partial(tree_attention, block=4)
 TPU = functools.partial(tpu_attention.tree_attention, block=128, interpret=True)
-GPU = functools.partial(gpu_attention.tree_attention, blocks=gpu_attention.Blocks(32, 16, 16), interpret=True)
+GPU = functools.partial(
+    gpu_attention.tree_attention,
+    tiles=gpu_attention.Tiles(*[gpu_attention.Tile(32, 16)] * 2, gpu_attention.Tile(16, 32)),
+    interpret=True,
+)
 over_kernels = pytest.mark.parametrize("kernel", [TPU, GPU], ids=["tpu", "gpu"])
 over_trees = pytest.mark.parametrize("attention", [tree_attention_reference, BLOCKWISE], ids=["dense", "blockwise"])
 

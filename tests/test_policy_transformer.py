@@ -9,7 +9,16 @@ from tiny_policy import FAMILIES, causal, draw_tokens, draw_variables, logits, m
 
 from w4s_jax.policy.attention import decode_attention, tree_attention_reference
 from w4s_jax.policy.lora import LoraConfig
-from w4s_jax.policy.transformer import REMAT, Transformer, init_lora, init_variables, param_shapes, rope_tables, rotate
+from w4s_jax.policy.transformer import (
+    REMAT,
+    Transformer,
+    init_lora,
+    init_variables,
+    look_up,
+    param_shapes,
+    rope_tables,
+    rotate,
+)
 from w4s_jax.types import InputError
 
 
@@ -114,7 +123,7 @@ def test_full_rematerialisation_keeps_nothing_of_a_layer_but_its_input():
 
 
 def test_an_unknown_remat_policy_is_refused_with_the_known_ones():
-    with pytest.raises(InputError, match="remat='some' is not known; allowed: none, full, dots"):
+    with pytest.raises(InputError, match="remat='some' is not known; allowed: none, full, attention, dots"):
         init_variables(Transformer(config=FAMILIES["llama"], remat="some"), jax.random.key(0))
 
 
@@ -158,3 +167,13 @@ def test_half_precision_activations_keep_float32_logits():
     hidden = jax.eval_shape(lambda v: model.apply(v, draw_tokens(1, 4), positions(1, 4), attend)[0], variables)
     assert hidden.dtype == jnp.bfloat16
     assert jax.eval_shape(lambda v, h: model.apply(v, h, method="unembed"), variables, hidden).dtype == jnp.float32
+
+
+def test_the_embedding_of_a_token_that_stands_often_adds_up_in_float32():
+    """4,096 gradients of 1 and one of 2 ** -7; in bfloat16 the sum would stand still at 256."""
+    table = jnp.zeros((3, 2), jnp.bfloat16)
+    tokens = jnp.zeros((1, 4097), jnp.int32).at[0, -1].set(2)
+    weight = jnp.ones(4097, jnp.bfloat16).at[-1].set(2**-7)
+    grad = jax.grad(lambda t: jnp.sum(look_up(t, tokens)[0] * weight[:, None]).astype(jnp.float32))(table)
+    np.testing.assert_array_equal(np.asarray(grad, np.float32), [[4096, 4096], [0, 0], [2**-7, 2**-7]])
+    assert grad.dtype == jnp.bfloat16

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from w4s_jax.policy.tree_blocks import LOWEST, padded, row_pairs
+from w4s_jax.policy.tree_blocks import LOWEST, kept, padded, row_pairs
 
 BLOCK = 128
 
@@ -64,6 +64,7 @@ def _forward(q_BTNH: Array, k_BTKH: Array, v_BTKH: Array, expiry_BT: Array, bloc
     rows = _rows(q_BTNH, k_BTKH, v_BTKH, expiry_BT, block)
     out_BKRTH, logsum_BKRT = lax.map(functools.partial(_row_forward, block=block), rows)
     out_BTNH = _join_heads(out_BKRTH)[:, :length].astype(q_BTNH.dtype)
+    out_BTNH, logsum_BKRT = kept(out_BTNH, logsum_BKRT)
     return out_BTNH, (q_BTNH, k_BTKH, v_BTKH, expiry_BT, out_BTNH, logsum_BKRT)
 
 

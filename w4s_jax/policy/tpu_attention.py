@@ -3,9 +3,10 @@
 q, k, v (after RoPE), expiry → **tree_attention** → out        (called by the Transformer as `attend`)
 
 The grid walks a prefetched list of the visible pairs of blocks and nothing else; the
-mask is computed from `expiry` inside the kernel. Three kernels: the output with its
-log-sum-exp, the gradient of the queries (both by blocks of queries), the gradients of
-keys and values (by blocks of keys, summed over the query heads that share them).
+mask is computed from `expiry` inside the kernel, where a pair is not visible as a whole.
+Three kernels: the output with its log-sum-exp to the base of two, the gradient of the
+queries (both by blocks of queries), the gradients of keys and values (by blocks of keys,
+summed over the query heads that share them).
 
 Scores are held transposed, [keys, queries], so that all that is kept for each query
 (maximum, sum, log-sum-exp) lies along the lanes, and only [H, C] blocks are ever
@@ -29,7 +30,7 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from w4s_jax.policy.tree_blocks import LOWEST, Pairs, flat_pairs, padded
+from w4s_jax.policy.tree_blocks import FLOOR, LOWEST, Pairs, flat_pairs, kept, padded, power_scale
 
 BLOCK = 512
 _LANES = 128
@@ -79,6 +80,7 @@ def _forward(
         outputs=[(walk.q, q_BNTH), (walk.of_query, jax.ShapeDtypeStruct((batch, heads, 1, length), jnp.float32))],
         scratch=[(head_dim, block), (1, block), (1, block)],
     )
+    out_BNTH, logsum_BN1T = kept(out_BNTH, logsum_BN1T)
     return out_BNTH, (q_BNTH, k_BKTH, v_BKTH, expiry_BT, out_BNTH, logsum_BN1T)
 
 
@@ -138,9 +140,9 @@ class _Walk(NamedTuple):
         outputs: list[tuple[pl.BlockSpec, Any]],
         scratch: list[tuple[int, ...]],
     ) -> tuple[Array, ...]:
-        """Runs a kernel over the walk: the three prefetched scalars, the inputs, the outputs, then scratch."""
+        """Runs a kernel over the walk: what is prefetched, the inputs, the outputs, then scratch."""
         spec = pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=3,
+            num_scalar_prefetch=4,
             grid=self.grid,
             in_specs=[spec for spec, _ in inputs],
             out_specs=[spec for spec, _ in outputs],
@@ -156,7 +158,7 @@ class _Walk(NamedTuple):
             ),
             interpret=self.interpret,
             name=kernel.__name__.strip("_"),
-        )(self.pairs.total[None], self.pairs.major, self.pairs.minor, *(array for _, array in inputs))
+        )(self.pairs.total[None], self.pairs.major, self.pairs.minor, self.pairs.whole, *(array for _, array in inputs))
         return results
 
 
@@ -165,7 +167,8 @@ def _by_query(q_BNTH: Array, k_BKTH: Array, expiry_BT: Array, block: int, interp
     heads, per_kv, blocks = q_BNTH.shape[1], q_BNTH.shape[1] // k_BKTH.shape[1], q_BNTH.shape[2] // block
     pairs = flat_pairs(expiry_BT, block)
 
-    def at(n: Any, p: Any, _: Ref, major: Ref, minor: Ref) -> tuple[Any, ...]:
+    def at(n: Any, p: Any, _: Ref, major: Ref, minor: Ref, whole: Ref) -> tuple[Any, ...]:
+        del whole
         row, i = _split(major[p], blocks)
         return row, n, lax.div(n, np.int32(per_kv)), i, minor[p]
 
@@ -178,7 +181,8 @@ def _by_key(q_BNTH: Array, k_BKTH: Array, expiry_BT: Array, block: int, interpre
     kv_heads, per_kv, blocks = k_BKTH.shape[1], q_BNTH.shape[1] // k_BKTH.shape[1], q_BNTH.shape[2] // block
     pairs = flat_pairs(expiry_BT, block, by_key=True)
 
-    def at(k: Any, p: Any, r: Any, _: Ref, major: Ref, minor: Ref) -> tuple[Any, ...]:
+    def at(k: Any, p: Any, r: Any, _: Ref, major: Ref, minor: Ref, whole: Ref) -> tuple[Any, ...]:
+        del whole
         row, j = _split(major[p], blocks)
         return row, k * per_kv + r, k, minor[p], j
 
@@ -239,9 +243,17 @@ class _Step(NamedTuple):
     major: Array
     """Within the row."""
     minor: Array
+    whole: Array
+    """Whether every query sees every key."""
+
+    def run(self, accumulate: Callable[..., None]) -> None:
+        """Calls `accumulate(masked=…)` for a live pair, without a mask where it is whole."""
+        for masked in (False, True):
+            whole = ~self.whole if masked else self.whole
+            pl.when(self.live & whole)(functools.partial(accumulate, masked=masked))
 
 
-def _step(total_ref: Ref, major_ref: Ref, minor_ref: Ref, blocks: int) -> _Step:
+def _step(total_ref: Ref, major_ref: Ref, minor_ref: Ref, whole_ref: Ref, blocks: int) -> _Step:
     p = pl.program_id(1)
     major, total = major_ref[p], total_ref[0]
     before, after = major_ref[jnp.maximum(p - 1, 0)], major_ref[jnp.minimum(p + 1, total - 1)]
@@ -251,6 +263,7 @@ def _step(total_ref: Ref, major_ref: Ref, minor_ref: Ref, blocks: int) -> _Step:
         last=(p == total - 1) | (after != major),
         major=_split(major, blocks)[1],
         minor=minor_ref[p],
+        whole=whole_ref[p] == 1,
     )
 
 
@@ -258,25 +271,25 @@ def _step(total_ref: Ref, major_ref: Ref, minor_ref: Ref, blocks: int) -> _Step:
 
 
 def _forward_kernel(
-    total_ref: Ref, major_ref: Ref, minor_ref: Ref, q_ref: Ref, k_ref: Ref, v_ref: Ref, expiry_ref: Ref,
+    total_ref: Ref, major_ref: Ref, minor_ref: Ref, whole_ref: Ref, q_ref: Ref, k_ref: Ref, v_ref: Ref, expiry_ref: Ref,
     out_ref: Ref, logsum_ref: Ref, sum_HC: Ref, highest_1C: Ref, total_1C: Ref, *, blocks: int,
 ) -> None:  # fmt: skip
     """Output and log-sum-exp of one block of queries, accumulated over its blocks of keys."""
-    step = _step(total_ref, major_ref, minor_ref, blocks)
+    step = _step(total_ref, major_ref, minor_ref, whole_ref, blocks)
 
     @pl.when(step.live & step.first)
     def _start() -> None:
         sum_HC[...] = jnp.zeros_like(sum_HC)
-        highest_1C[...] = jnp.full_like(highest_1C, LOWEST)
+        highest_1C[...] = jnp.full_like(highest_1C, FLOOR)
         total_1C[...] = jnp.zeros_like(total_1C)
 
-    @pl.when(step.live)
-    def _accumulate() -> None:
-        mask_SC = _mask(expiry_ref, step.major, step.minor)
-        scores_SC = jnp.where(mask_SC, _scores(k_ref, q_ref), LOWEST)
-        highest = jnp.maximum(highest_1C[...], jnp.max(scores_SC, axis=0, keepdims=True))
-        weights_SC = jnp.where(mask_SC, jnp.exp(scores_SC - highest), 0.0)
-        shrink = jnp.exp(highest_1C[...] - highest)
+    @step.run
+    def _accumulate(masked: bool) -> None:
+        scale = power_scale(q_ref.shape[-1])
+        scores_SC = _scores(k_ref, q_ref, expiry_ref, step.major, step.minor, masked)
+        highest = jnp.maximum(highest_1C[...], jnp.max(scores_SC, axis=0, keepdims=True) * scale)
+        weights_SC = jnp.exp2(scores_SC * scale - highest)
+        shrink = jnp.exp2(highest_1C[...] - highest)
         highest_1C[...] = highest
         total_1C[...] = total_1C[...] * shrink + jnp.sum(weights_SC, axis=0, keepdims=True)
         sum_HC[...] = sum_HC[...] * shrink + _product(v_ref[...], weights_SC.astype(v_ref.dtype), ((0,), (0,)))
@@ -285,23 +298,24 @@ def _forward_kernel(
     def _finish() -> None:
         total = jnp.where(total_1C[...] > 0, total_1C[...], 1.0)
         out_ref[...] = (sum_HC[...] / total).T.astype(out_ref.dtype)
-        logsum_ref[...] = highest_1C[...] + jnp.log(total)
+        logsum_ref[...] = highest_1C[...] + jnp.log2(total)
 
 
 def _query_gradient_kernel(
-    total_ref: Ref, major_ref: Ref, minor_ref: Ref, q_ref: Ref, k_ref: Ref, v_ref: Ref, expiry_ref: Ref,
+    total_ref: Ref, major_ref: Ref, minor_ref: Ref, whole_ref: Ref, q_ref: Ref, k_ref: Ref, v_ref: Ref, expiry_ref: Ref,
     d_out_ref: Ref, logsum_ref: Ref, dot_ref: Ref, dq_ref: Ref, sum_HC: Ref, *, blocks: int,
 ) -> None:  # fmt: skip
     """Gradient of one block of queries, accumulated over its blocks of keys."""
-    step = _step(total_ref, major_ref, minor_ref, blocks)
+    step = _step(total_ref, major_ref, minor_ref, whole_ref, blocks)
 
     @pl.when(step.live & step.first)
     def _start() -> None:
         sum_HC[...] = jnp.zeros_like(sum_HC)
 
-    @pl.when(step.live)
-    def _accumulate() -> None:
-        weights_SC = _weights(_mask(expiry_ref, step.major, step.minor), _scores(k_ref, q_ref), logsum_ref)
+    @step.run
+    def _accumulate(masked: bool) -> None:
+        scores_SC = _scores(k_ref, q_ref, expiry_ref, step.major, step.minor, masked)
+        weights_SC = jnp.exp2(scores_SC * power_scale(q_ref.shape[-1]) - logsum_ref[...])
         d_scores_SC = _score_gradients(weights_SC, v_ref, d_out_ref, dot_ref)
         sum_HC[...] += _product(k_ref[...], d_scores_SC.astype(k_ref.dtype), ((0,), (0,)))
 
@@ -311,11 +325,11 @@ def _query_gradient_kernel(
 
 
 def _key_gradient_kernel(
-    total_ref: Ref, major_ref: Ref, minor_ref: Ref, q_ref: Ref, k_ref: Ref, v_ref: Ref, expiry_ref: Ref,
+    total_ref: Ref, major_ref: Ref, minor_ref: Ref, whole_ref: Ref, q_ref: Ref, k_ref: Ref, v_ref: Ref, expiry_ref: Ref,
     d_out_ref: Ref, logsum_ref: Ref, dot_ref: Ref, dk_ref: Ref, dv_ref: Ref, dk_SH: Ref, dv_SH: Ref, *, blocks: int,
 ) -> None:  # fmt: skip
     """Gradients of one block of keys and values, accumulated over its blocks of queries and their heads."""
-    step = _step(total_ref, major_ref, minor_ref, blocks)
+    step = _step(total_ref, major_ref, minor_ref, whole_ref, blocks)
     head, heads = pl.program_id(2), pl.num_programs(2)
 
     @pl.when(step.live & step.first & (head == 0))
@@ -323,9 +337,10 @@ def _key_gradient_kernel(
         dk_SH[...] = jnp.zeros_like(dk_SH)
         dv_SH[...] = jnp.zeros_like(dv_SH)
 
-    @pl.when(step.live)
-    def _accumulate() -> None:
-        weights_SC = _weights(_mask(expiry_ref, step.minor, step.major), _scores(k_ref, q_ref), logsum_ref)
+    @step.run
+    def _accumulate(masked: bool) -> None:
+        scores_SC = _scores(k_ref, q_ref, expiry_ref, step.minor, step.major, masked)
+        weights_SC = jnp.exp2(scores_SC * power_scale(q_ref.shape[-1]) - logsum_ref[...])
         d_scores_SC = _score_gradients(weights_SC, v_ref, d_out_ref, dot_ref)
         dv_SH[...] += _product(weights_SC.astype(d_out_ref.dtype), d_out_ref[...], ((1,), (0,)))
         dk_SH[...] += _product(d_scores_SC.astype(q_ref.dtype), q_ref[...], ((1,), (0,)))
@@ -336,25 +351,17 @@ def _key_gradient_kernel(
         dv_ref[...] = dv_SH[...].astype(dv_ref.dtype)
 
 
-def _mask(expiry_ref: Ref, query_block: Array, key_block: Array) -> Array:
-    """Whether each query sees each key, bool [S, C]."""
+def _scores(
+    k_ref: Ref, q_ref: Ref, expiry_ref: Ref, query_block: Array, key_block: Array, masked: bool
+) -> Array:  # fmt: skip
+    """Unscaled scores, float32 [S, C]; LOWEST where a query does not see a key."""
+    scores_SC = _product(k_ref[...], q_ref[...], ((1,), (1,)))
+    if not masked:
+        return scores_SC
     block = expiry_ref.shape[0]
-    shape = (block, block)
-    key = key_block * block + lax.broadcasted_iota(jnp.int32, shape, 0)
-    query = query_block * block + lax.broadcasted_iota(jnp.int32, shape, 1)
-    mask: Array = (key <= query) & (query < expiry_ref[:, :1])
-    return mask
-
-
-def _scores(k_ref: Ref, q_ref: Ref) -> Array:
-    """Scaled scores, float32 [S, C]."""
-    scores: Array = _product(k_ref[...], q_ref[...], ((1,), (1,))) * (q_ref.shape[-1] ** -0.5)
-    return scores
-
-
-def _weights(mask_SC: Array, scores_SC: Array, logsum_ref: Ref) -> Array:
-    """Softmax weights, float32 [S, C]; a masked score may lie far above the log-sum-exp, where exp would be inf."""
-    return jnp.exp(jnp.where(mask_SC, scores_SC - logsum_ref[...], LOWEST))
+    key = key_block * block + lax.broadcasted_iota(jnp.int32, scores_SC.shape, 0)
+    query = query_block * block + lax.broadcasted_iota(jnp.int32, scores_SC.shape, 1)
+    return jnp.where((key <= query) & (query < expiry_ref[:, :1]), scores_SC, LOWEST)
 
 
 def _score_gradients(weights_SC: Array, v_ref: Ref, d_out_ref: Ref, dot_ref: Ref) -> Array:

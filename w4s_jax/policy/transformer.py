@@ -33,20 +33,26 @@ from jax.typing import DTypeLike
 from w4s_jax.policy import sharding
 from w4s_jax.policy.config import Llama3RopeScaling, ModelConfig
 from w4s_jax.policy.lora import LoraConfig
+from w4s_jax.policy.tree_blocks import KEPT
 from w4s_jax.types import InputError
 
 PyTree = Any
 Attend = Callable[[Array, Array, Array, PyTree], tuple[Array, PyTree]]
 """(q_BTNH, k_BTKH, v_BTKH, layer_cache) → (out_BTNH, new_layer_cache); q and k are rotated, not scaled."""
 
+_ATTENTION = jax.checkpoint_policies.save_only_these_names(KEPT)
 REMAT: Mapping[str, Callable[..., bool] | None] = MappingProxyType(
     {
         "none": None,
         "full": jax.checkpoint_policies.nothing_saveable,
-        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        "attention": _ATTENTION,
+        "dots": jax.checkpoint_policies.save_from_both_policies(
+            jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _ATTENTION
+        ),
     }
 )
-"""What the backward pass keeps of a layer: all; its input alone; the outputs of its linear maps."""
+"""What the backward pass keeps of a layer: all; its input alone; that and what its attention found; that and the
+outputs of its linear maps."""
 
 _kernel_init = nn.initializers.normal(stddev=0.02)
 
@@ -234,7 +240,7 @@ class Transformer(nn.Module):
             (hidden, new_cache): hidden [B, T, D] after the final norm, in the compute
             dtype, and the layers' new caches stacked on a leading axis.
         """
-        x_BTD = jnp.take(self.embed.embedding, tokens_BT, axis=0).astype(self.compute_dtype)
+        x_BTD = look_up(self.embed.embedding, tokens_BT).astype(self.compute_dtype)
         # Each device looks up its columns of the table; in two steps, the way to whole rows is one all-to-all.
         x_BTD = sharding.constrain(x_BTD, self.mesh, "data", None, "fsdp")
         x_BTD = sharding.constrain(x_BTD, self.mesh, sharding.BATCH_AXES)
@@ -259,6 +265,26 @@ class Transformer(nn.Module):
     def unembed(self, hidden: Array) -> Array:
         """Logits, float32 [..., V], of hidden states [..., D]; any leading dims, so callers can go chunk by chunk."""
         return project(hidden, self.output_table(), self.compute_dtype)
+
+
+@jax.custom_vjp
+def look_up(table_VD: Array, tokens_BT: Array) -> Array:
+    """Rows of a table, [B, T, D]; the gradients of a token that stands a thousand times add up in float32."""
+    return jnp.take(table_VD, tokens_BT, axis=0)
+
+
+def _look_up_forward(table_VD: Array, tokens_BT: Array) -> tuple[Array, Any]:
+    return look_up(table_VD, tokens_BT), (tokens_BT, jnp.zeros((table_VD.shape[0], 0), table_VD.dtype))
+
+
+def _look_up_backward(saved: Any, d_rows_BTD: Array) -> tuple[Array, np.ndarray]:
+    tokens_BT, like_V0 = saved
+    d_table_VD = jnp.zeros((like_V0.shape[0], d_rows_BTD.shape[-1]), jnp.float32)
+    d_table_VD = d_table_VD.at[tokens_BT].add(d_rows_BTD.astype(jnp.float32))
+    return d_table_VD.astype(like_V0.dtype), np.zeros(tokens_BT.shape, jax.dtypes.float0)
+
+
+look_up.defvjp(_look_up_forward, _look_up_backward)
 
 
 def project(hidden: Array, table_VD: Array, compute_dtype: DTypeLike) -> Array:

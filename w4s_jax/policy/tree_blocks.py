@@ -7,14 +7,22 @@ Legend: B rows, T tokens of a row, I blocks of queries, J blocks of keys (I = J)
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 LOWEST = float(np.finfo(np.float32).min)
 """Score of a masked key: finite, so that no difference of two is NaN."""
+FLOOR = -1e30
+"""Where a running maximum starts: far below any score, and so far above LOWEST that a masked key weighs exactly 0."""
+
+
+KEPT = "tree_attention"
+"""Name of what an attention computes forward and needs backward: remat policies can keep it (`transformer.REMAT`)."""
 
 
 class Pairs(NamedTuple):
@@ -26,6 +34,19 @@ class Pairs(NamedTuple):
     """int32 [P]: the block that they come from."""
     total: Array
     """int32 []."""
+    whole: Array
+    """int32 [P]: 1 where every query of the pair sees every key, so that no mask is needed."""
+
+
+class Lists(NamedTuple):
+    """Indices of true entries, in order."""
+
+    order: Array
+    """int32 [..., J]; only the first `total` are to be walked."""
+    first: Array
+    """int32 [...]: how many come before the others."""
+    total: Array
+    """int32 [...]."""
 
 
 def visible_blocks(expiry_BT: Array, query_block: int, key_block: int | None = None) -> Array:
@@ -48,10 +69,28 @@ def visible_blocks(expiry_BT: Array, query_block: int, key_block: int | None = N
     return causal_IJ[None] & (first_query_I[None, :, None] < latest_BJ[:, None, :])
 
 
+def whole_blocks(expiry_BT: Array, query_block: int, key_block: int) -> Array:
+    """Whether every query of block i sees every key of block j, so that no mask is needed.
+
+    Args:
+        expiry_BT: int32 [B, T], first index of the row that no longer sees the key; T a multiple of both blocks.
+        query_block: tokens.
+        key_block: tokens.
+
+    Returns:
+        bool [B, I, J].
+    """
+    rows, length = expiry_BT.shape
+    earliest_BJ = jnp.min(expiry_BT.reshape(rows, -1, key_block), axis=2)
+    last_key_J = jnp.arange(key_block - 1, length, key_block)
+    first_query_I = jnp.arange(0, length, query_block)
+    causal_IJ = last_key_J[None, :] <= first_query_I[:, None]
+    return causal_IJ[None] & ((first_query_I + query_block)[None, :, None] <= earliest_BJ[:, None, :])
+
+
 def row_pairs(expiry_T: Array, block: int) -> Pairs:
     """The visible pairs of one row; major are its blocks of queries, in order."""
-    visible_IJ = visible_blocks(expiry_T[None], block)[0]
-    return _listed(visible_IJ)
+    return _listed(visible_blocks(expiry_T[None], block)[0], whole_blocks(expiry_T[None], block, block)[0])
 
 
 def flat_pairs(expiry_BT: Array, block: int, *, by_key: bool = False) -> Pairs:
@@ -67,29 +106,37 @@ def flat_pairs(expiry_BT: Array, block: int, *, by_key: bool = False) -> Pairs:
     """
     visible_BIJ = visible_blocks(expiry_BT, block)
     visible_BIJ |= jnp.eye(visible_BIJ.shape[1], dtype=bool)[None]
-    if by_key:
-        visible_BIJ = jnp.swapaxes(visible_BIJ, 1, 2)
-    return _listed(visible_BIJ.reshape(-1, visible_BIJ.shape[2]))
+    both = visible_BIJ, whole_blocks(expiry_BT, block, block)
+    return _listed(*((jnp.swapaxes(x, 1, 2) if by_key else x).reshape(-1, x.shape[2]) for x in both))
 
 
-def lists(visible: Array) -> tuple[Array, Array]:
-    """The true entries of the last axis: their indices first, in order, and how many there are.
+def lists(visible: Array, first: Array | None = None) -> Lists:
+    """The true entries of the last axis as lists, those of `first` before the others.
 
     Args:
         visible: bool [..., J].
-
-    Returns:
-        int32 [..., J] and int32 [...].
+        first: bool [..., J], true at visible entries alone; None: at none.
     """
-    order = jnp.argsort(~visible, axis=-1, stable=True).astype(jnp.int32)
-    return order, jnp.sum(visible, axis=-1, dtype=jnp.int32)
+    first = jnp.zeros_like(visible) if first is None else first
+    order = jnp.argsort(jnp.where(first, 0, jnp.where(visible, 1, 2)), axis=-1, stable=True).astype(jnp.int32)
+    return Lists(order, *(jnp.sum(x, axis=-1, dtype=jnp.int32) for x in (first, visible)))
 
 
-def _listed(visible: Array) -> Pairs:
-    """The true entries of [majors, minors] first, in order."""
+def _listed(visible: Array, whole: Array) -> Pairs:
+    """The visible entries of [majors, minors] first, in order."""
     minors = visible.shape[1]
-    order, total = lists(visible.reshape(-1))
-    return Pairs(order // minors, order % minors, total)
+    order, _, total = lists(visible.reshape(-1))
+    return Pairs(order // minors, order % minors, total, whole.reshape(-1)[order].astype(jnp.int32))
+
+
+def power_scale(head_dim: int) -> float:
+    """What a product of query and key is multiplied with, so that 2 to its power is the softmax's exponential."""
+    return math.log2(math.e) / math.sqrt(head_dim)
+
+
+def kept(out: Array, logsum: Array) -> tuple[Array, Array]:
+    """The output and its log-sum-exp, under the name by which a remat policy keeps them."""
+    return checkpoint_name(out, KEPT), checkpoint_name(logsum, KEPT)
 
 
 def padded(x_BT: Array, block: int) -> Array:

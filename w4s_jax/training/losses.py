@@ -14,20 +14,18 @@ Legend: B rows, T tokens of a row, M targets of a row, D embed, V vocab.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+import dataclasses
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from w4s_jax.policy.sharding import VOCAB_AXES, constrain, divided
-from w4s_jax.policy.transformer import project
 from w4s_jax.types import InputError
-
-Unembed = Callable[[jax.Array], jax.Array]
-"""Hidden states [B, M, D] → logits [B, M, V]."""
 
 
 class LossMetrics(NamedTuple):
@@ -41,30 +39,56 @@ class LossMetrics(NamedTuple):
     """Tokens that carry loss."""
 
 
-def vocabulary_parallel(table_VD: jax.Array, mesh: Mesh, compute_dtype: DTypeLike) -> Unembed:
-    """The output layer of a whole batch, each device with its own part of the vocabulary.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutputLayer:
+    """From hidden states to logits, each device with its own part of the vocabulary.
 
     The table is laid out once, before any loop over chunks: what travels for a chunk is its hidden states and a sum
     over the vocabulary, not the table and its gradient, which are a thousand times as large.
-
-    Args:
-        table_VD: From `Transformer.output_table`.
-        mesh: From `make_mesh`; V is padded to a multiple of fsdp·tensor, and padding has no probability.
-        compute_dtype: Dtype of the product.
     """
-    words = table_VD.shape[0]
-    parts = divided(mesh, VOCAB_AXES)
-    padded_VD = jnp.pad(table_VD, ((0, -words % parts), (0, 0)))
-    padded_VD = constrain(padded_VD, mesh, VOCAB_AXES)
 
-    def unembed(hidden_BMD: jax.Array) -> jax.Array:
-        hidden_BMD = constrain(hidden_BMD, mesh, "data")
-        logits_BMV = constrain(project(hidden_BMD, padded_VD, compute_dtype), mesh, "data", None, VOCAB_AXES)
-        if words == padded_VD.shape[0]:
+    table_VD: jax.Array
+    """Padded to a multiple of the parts; padding has no probability."""
+    plan: Plan
+
+    @classmethod
+    def of(cls, table_VD: jax.Array, mesh: Mesh, compute_dtype: DTypeLike, *, learns: bool = True) -> OutputLayer:
+        """Lays a table out.
+
+        Args:
+            table_VD: From `Transformer.output_table`.
+            mesh: From `make_mesh`; V is split over fsdp·tensor.
+            compute_dtype: Dtype of the products.
+            learns: Whether its gradient is asked for.
+        """
+        words = table_VD.shape[0]
+        table_VD = jnp.pad(table_VD, ((0, -words % divided(mesh, VOCAB_AXES)), (0, 0)))
+        plan = Plan(words=words, mesh=mesh, compute_dtype=jnp.dtype(compute_dtype), learns=learns)
+        return cls(table_VD=constrain(table_VD, mesh, VOCAB_AXES), plan=plan)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How logits are computed, apart from the numbers."""
+
+    words: int
+    """V before padding."""
+    mesh: Mesh
+    compute_dtype: jnp.dtype
+    learns: bool
+
+    def logits(self, hidden_BMD: jax.Array, narrow_VD: jax.Array) -> jax.Array:
+        """float32 [B, M, V]; a bfloat16 sum over the vocabulary would lose the tail."""
+        hidden_BMD = constrain(hidden_BMD.astype(self.compute_dtype), self.mesh, "data")
+        logits_BMV = jnp.einsum("BMD,VD->BMV", hidden_BMD, narrow_VD, preferred_element_type=jnp.float32)
+        logits_BMV = self.split(logits_BMV)
+        if self.words == narrow_VD.shape[0]:
             return logits_BMV
-        return jnp.where(jnp.arange(padded_VD.shape[0])[None, None, :] < words, logits_BMV, -jnp.inf)
+        return jnp.where(jnp.arange(narrow_VD.shape[0])[None, None, :] < self.words, logits_BMV, -jnp.inf)
 
-    return unembed
+    def split(self, x_BMV: jax.Array) -> jax.Array:
+        """Holds logits, or their gradients, to where the vocabulary lies."""
+        return constrain(x_BMV, self.mesh, "data", None, VOCAB_AXES)
 
 
 def weighted_nll(
@@ -72,7 +96,7 @@ def weighted_nll(
     source_BM: jax.Array,
     token_BM: jax.Array,
     weight_BM: jax.Array,
-    unembed: Unembed,
+    layer: OutputLayer,
     denominator: jax.Array | float = 1.0,
     *,
     chunk: int = 512,
@@ -84,7 +108,7 @@ def weighted_nll(
         source_BM: int32, the index in [0, T) that predicts each target.
         token_BM: int32, the predicted ids.
         weight_BM: exp(r/τ)/len(action); 0 where there is no target.
-        unembed: The model's output layer.
+        layer: The model's output layer.
         denominator: Actions of the optimiser's global batch; 1 gives the sum that accumulates.
         chunk: Targets of a row whose logits are held at once.
 
@@ -100,19 +124,20 @@ def weighted_nll(
             f"with the B of hidden {hidden_BTD.shape}; pack them with training.tree.pack"
         )
     sources_BMD = jnp.take_along_axis(hidden_BTD, source_BM[:, :, None], axis=1, mode="clip")
-    nll_BM = chunked_nll(sources_BMD, token_BM, weight_BM != 0, unembed, chunk=chunk)
+    nll_BM = chunked_nll(sources_BMD, token_BM, weight_BM != 0, layer, chunk=chunk)
     total = jnp.sum(weight_BM * nll_BM)
     metrics = LossMetrics(total, jnp.sum(nll_BM), jnp.sum(weight_BM != 0, dtype=jnp.float32))
     return total / denominator, metrics
 
 
 def chunked_nll(
-    hidden_BMD: jax.Array, token_BM: jax.Array, counts_BM: jax.Array, unembed: Unembed, *, chunk: int
+    hidden_BMD: jax.Array, token_BM: jax.Array, counts_BM: jax.Array, layer: OutputLayer, *, chunk: int
 ) -> jax.Array:
-    """-log softmax(unembed(hidden))[token], [B, M] in float32; exactly 0 where `counts` is False.
+    """-log softmax(logits)[token], [B, M] in float32; exactly 0 where `counts` is False.
 
-    The logits of `chunk` targets a row are live at a time, forward and backward (each chunk is rematerialised);
-    a chunk in which no row has a target is not computed.
+    The logits of `chunk` targets a row are live at a time, forward and backward, where they are computed again; a chunk
+    in which no row has a target is not computed. The table's gradient adds up over chunks in float32: in bfloat16, 32
+    chunks would leave two digits of it.
     """
     rows, targets = token_BM.shape
     chunk = min(chunk, targets)
@@ -123,17 +148,66 @@ def chunked_nll(
         x = jnp.pad(x, [(0, 0), (0, count * chunk - targets)] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(rows, count, chunk, *x.shape[2:]), 1, 0)
 
-    def nll(hidden: jax.Array, token: jax.Array, counts: jax.Array) -> jax.Array:
-        logits = unembed(hidden).astype(jnp.float32)  # a bfloat16 sum over the vocabulary loses the tail
-        # A sum over the vocabulary, not a gather: where it is sharded, nothing but the sum has to travel.
-        hit = jnp.arange(logits.shape[-1])[None, None, :] == token[:, :, None]
-        value = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(hit, logits, 0.0), axis=-1)
-        return jnp.where(counts, value, 0.0)
-
-    def one(piece: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        nothing = jnp.zeros(piece[1].shape, jnp.float32)
-        return jnp.asarray(jax.lax.cond(jnp.any(piece[2]), nll, lambda *_: nothing, *piece))
-
-    pieces = (split(hidden_BMD), split(token_BM), split(counts_BM))
-    nll_PBM = jax.lax.map(jax.checkpoint(one), pieces)
+    nll_PBM: jax.Array = _nll(layer.plan, split(hidden_BMD), layer.table_VD, split(token_BM), split(counts_BM))
     return jnp.moveaxis(nll_PBM, 0, 1).reshape(rows, count * chunk)[:, :targets]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _nll(
+    plan: Plan, hidden_PBMD: jax.Array, table_VD: jax.Array, token_PBM: jax.Array, counts_PBM: jax.Array
+) -> jax.Array:
+    """Piece by piece, [P, B, M]."""
+    narrow_VD = table_VD.astype(plan.compute_dtype)
+
+    def compute(hidden_BMD: jax.Array, token_BM: jax.Array, counts_BM: jax.Array) -> jax.Array:
+        logits_BMV = plan.logits(hidden_BMD, narrow_VD)
+        # A sum over the vocabulary, not a gather: where it is sharded, nothing but the sum has to travel.
+        chosen_BM = jnp.sum(jnp.where(_hit(logits_BMV, token_BM), logits_BMV, 0.0), axis=-1)
+        return jnp.where(counts_BM, jax.nn.logsumexp(logits_BMV, axis=-1) - chosen_BM, 0.0)
+
+    def one(piece: tuple[jax.Array, ...]) -> jax.Array:
+        nothing = jnp.zeros(piece[1].shape, jnp.float32)
+        return jnp.asarray(jax.lax.cond(jnp.any(piece[2]), compute, lambda *_: nothing, *piece))
+
+    nll_PBM: jax.Array = jax.lax.map(one, (hidden_PBMD, token_PBM, counts_PBM))
+    return nll_PBM
+
+
+def _nll_forward(plan: Plan, *given: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    return _nll(plan, *given), given
+
+
+def _nll_backward(plan: Plan, given: tuple[jax.Array, ...], d_nll_PBM: jax.Array) -> tuple[Any, ...]:
+    hidden_PBMD, table_VD, token_PBM, counts_PBM = given
+    narrow_VD = table_VD.astype(plan.compute_dtype)
+
+    def compute(d_table: Any, piece: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
+        hidden_BMD, token_BM, counts_BM, d_nll_BM = piece
+        logits_BMV = plan.logits(hidden_BMD, narrow_VD)
+        scale_BM1 = jnp.where(counts_BM, d_nll_BM, 0.0)[:, :, None]
+        d_logits_BMV = scale_BM1 * (jax.nn.softmax(logits_BMV, axis=-1) - _hit(logits_BMV, token_BM))
+        d_logits_BMV = plan.split(d_logits_BMV).astype(plan.compute_dtype)
+        d_hidden_BMD = jnp.einsum("BMV,VD->BMD", d_logits_BMV, narrow_VD).astype(hidden_BMD.dtype)
+        if plan.learns:
+            hidden_BMD = constrain(hidden_BMD.astype(plan.compute_dtype), plan.mesh, "data")
+            d_table += jnp.einsum("BMV,BMD->VD", d_logits_BMV, hidden_BMD, preferred_element_type=jnp.float32)
+        return d_table, d_hidden_BMD
+
+    def one(d_table: Any, piece: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
+        skip = jnp.zeros_like(piece[0])
+        found: tuple[Any, jax.Array] = jax.lax.cond(jnp.any(piece[2]), compute, lambda d, _: (d, skip), d_table, piece)
+        return found
+
+    start: Any = constrain(jnp.zeros(table_VD.shape, jnp.float32), plan.mesh, VOCAB_AXES) if plan.learns else ()
+    d_table, d_hidden_PBMD = jax.lax.scan(one, start, (hidden_PBMD, token_PBM, counts_PBM, d_nll_PBM))
+    d_table_VD = d_table.astype(table_VD.dtype) if plan.learns else jnp.zeros_like(table_VD)
+    nothing = (np.zeros(x.shape, jax.dtypes.float0) for x in (token_PBM, counts_PBM))
+    return d_hidden_PBMD, d_table_VD, *nothing
+
+
+_nll.defvjp(_nll_forward, _nll_backward)
+
+
+def _hit(logits_BMV: jax.Array, token_BM: jax.Array) -> jax.Array:
+    """Where the logits are those of the token, bool [B, M, V]."""
+    return jnp.arange(logits_BMV.shape[-1])[None, None, :] == token_BM[:, :, None]

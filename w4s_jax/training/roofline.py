@@ -23,6 +23,9 @@ from w4s_jax.training.chips import Chip, Topology
 from w4s_jax.training.collectives import Traffic
 from w4s_jax.training.tree import Tree
 
+LAYERS_AGAIN = ("full", "attention")
+"""Keys of `transformer.REMAT` under which the linear maps are computed again."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shape:
@@ -76,8 +79,8 @@ def gradient_flops(config: ModelConfig, shape: Shape, *, frozen_base: bool = Fal
         remat: A key of `transformer.REMAT`: counts what is computed again, logits too; None: nothing is.
     """
     passes = 2 if frozen_base else 3
-    layers = 2 * (passes + (remat == "full")) * layer_parameters(config) * shape.tokens
-    again = 0 if remat is None else 2 if remat == "none" else 2 + 4
+    layers = 2 * (passes + (remat in LAYERS_AGAIN)) * layer_parameters(config) * shape.tokens
+    again = 0 if remat is None else 2 + 4 * (remat == "full")
     attention = (4 + 8 + again) * config.num_heads * config.head_dim * shape.pairs
     logits = 2 * (passes + (remat is not None)) * config.embed_dim * config.vocab_size * shape.targets
     return config.num_layers * (layers + attention) + logits
@@ -182,13 +185,21 @@ def axis_bandwidth(topology: Topology, mesh: Mesh) -> dict[str, float]:
 
     The slices are wired by the data-center network, along `data`. Within a slice, each dimension of the torus has a
     link either way where it closes to a ring, and half of that where it is a line; an axis gets the share of the
-    dimensions that its size takes of the slice (in powers of two).
+    dimensions that its size takes of the slice (in powers of two). GPUs of a host are joined by a switch: an axis has
+    all of a GPU's links where it stays within the host, and its network port where it does not.
     """
     chip = topology.chip
+    found: dict[str, float] = {}
+    if chip.gpu:
+        reached = 1
+        for axis, size in reversed(mesh.shape.items()):
+            reached *= size
+            wire = chip.link_bandwidth if reached <= math.prod(topology.shape) else chip.network_bandwidth
+            found[axis] = wire if size > 1 else math.inf
+        return found
     dims = [side for side in topology.shape if side > 1]
     whole = sum(2 * chip.link_bandwidth / (1 if side >= chip.wraps_at else 2) for side in dims)
     within = math.log2(max(2, math.prod(dims)))
-    found = {}
     for axis, size in mesh.shape.items():
         if axis == "data" and topology.num_slices > 1:
             found[axis] = chip.network_bandwidth

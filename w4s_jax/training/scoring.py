@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from w4s_jax.policy import sharding
 from w4s_jax.policy.kernels import tree_attention_for
 from w4s_jax.policy.transformer import Transformer
-from w4s_jax.training.losses import chunked_nll, vocabulary_parallel
+from w4s_jax.training.losses import OutputLayer, chunked_nll
 from w4s_jax.types import InputError
 
 PyTree = Any
@@ -72,7 +72,7 @@ def _nll(model: Transformer, mesh: Mesh) -> Callable[..., jax.Array]:
         hidden_BTD, _ = apply(variables, tokens_BT, index_BT, attend)
         following_BT = jnp.roll(tokens_BT, -1, axis=1)
         counts_BT = (expiry_BT > 0) & (index_BT + 1 < length)
-        unembed = vocabulary_parallel(apply(variables, method="output_table"), mesh, model.compute_dtype)
-        return chunked_nll(hidden_BTD, following_BT, counts_BT, unembed, chunk=_CHUNK)
+        layer = OutputLayer.of(apply(variables, method="output_table"), mesh, model.compute_dtype, learns=False)
+        return chunked_nll(hidden_BTD, following_BT, counts_BT, layer, chunk=_CHUNK)
 
     return jax.jit(nll, out_shardings=sharding.replicated(mesh))

@@ -30,7 +30,7 @@ from w4s_jax.policy import sharding
 from w4s_jax.policy.kernels import tree_attention_for
 from w4s_jax.policy.lora import split_trainable
 from w4s_jax.policy.transformer import Transformer, init_variables
-from w4s_jax.training.losses import LossMetrics, vocabulary_parallel, weighted_nll
+from w4s_jax.training.losses import LossMetrics, OutputLayer, weighted_nll
 from w4s_jax.training.optimizer import OptimizerConfig
 from w4s_jax.training.tree import PackedBatch
 from w4s_jax.types import InputError, NumericsError
@@ -306,7 +306,7 @@ class Trainer:
             batch.target_source,
             batch.target_token,
             batch.target_weight,
-            vocabulary_parallel(table, self.mesh, self.model.compute_dtype),
+            OutputLayer.of(table, self.mesh, self.model.compute_dtype, learns=self.model.lora is None),
             chunk=self.loss_chunk,
         )
 
