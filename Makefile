@@ -7,7 +7,11 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup quickstart test check lint format types parity doctor clean
+INSTALL = $(if $(shell command -v uv),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install \
+	--disable-pip-version-check) --quiet
+JAX := $(shell sed -n 's/^jax==//p' requirements.txt)
+
+.PHONY: help setup cuda tpu quickstart test check lint format types parity aot doctor clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -28,6 +32,12 @@ $(READY): requirements.txt pyproject.toml
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .; \
 	fi
 	@touch $(READY)
+
+cuda: $(READY) ## Add jax's runtime for NVIDIA GPUs to .venv (CUDA 13: driver 580 or later).
+	@$(INSTALL) "jax[cuda13]==$(JAX)"
+
+tpu: $(READY) ## Add jax's runtime for TPUs to .venv.
+	@$(INSTALL) "jax[tpu]==$(JAX)"
 
 quickstart: $(READY) ## Train the packaged meta-agent on toy tasks: no key, no accelerator, no download.
 	@$(BIN)/python -m experiments.rlao --flagfile=experiments/flags/quickstart.flags
@@ -57,8 +67,22 @@ parity: .venv-parity/.ready ## Compare with transformers and peft on torch, live
 	@.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
+aot: .venv-aot/.ready ## Compile kernels and steps for TPUs and GPUs that are not here, in an environment of its own.
+	@.venv-aot/bin/python -m pytest -rs -p no:cacheprovider \
+		tests/test_policy_kernels.py tests/test_training_preflight.py tests/test_experiments_preflight.py
+	@.venv-aot/bin/python -m benchmarks.gpu_kernels
+
+.venv-aot/.ready: requirements.txt
+	@echo "aot: installing the compilers of TPUs and GPUs into .venv-aot (4 GB, some minutes)"
+	@$(PYTHON) -m venv --clear .venv-aot
+	@.venv-aot/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@.venv-aot/bin/python -m pip install --quiet --disable-pip-version-check \
+		"jax[tpu,cuda13]==$(JAX)" nvidia-cuda-nvdisasm
+	@.venv-aot/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
 doctor: $(READY) ## Say what works on this machine.
 	@$(BIN)/python -m experiments.doctor
 
 clean: ## Remove environments, caches and runs/quickstart.
-	rm -rf $(VENV) .venv-parity .pytest_cache .ruff_cache .mypy_cache runs/quickstart
+	rm -rf $(VENV) .venv-parity .venv-aot .pytest_cache .ruff_cache .mypy_cache runs/quickstart

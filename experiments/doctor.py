@@ -119,7 +119,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def check_devices() -> Iterator[Check]:
-    """JAX with its devices, and what compiles for a TPU that is not there."""
+    """JAX with its devices, and what compiles for chips that are not there."""
     try:
         import jax
     except ImportError as error:
@@ -132,19 +132,21 @@ def check_devices() -> Iterator[Check]:
             name="jax",
             ok=False,
             found=_first_line(error),
-            remedy="JAX_PLATFORMS=cpu, or the extra for this accelerator: pip install -e '.[cuda]' or '.[tpu]'",
+            remedy="JAX_PLATFORMS=cpu, or jax's runtime for this accelerator: make cuda, or make tpu",
             needed=True,
         )
         return
     kinds = ", ".join(dict.fromkeys(device.device_kind for device in devices))
     yield Check(name="jax", ok=True, found=f"{len(devices)} {devices[0].platform} device(s): {kinds}", needed=True)
-    libtpu = importlib.util.find_spec("libtpu")
-    yield Check(
-        name="libtpu",
-        ok=libtpu is not None,
-        found="installed" if libtpu else "not installed",
-        remedy="pip install libtpu; only preflight for a TPU topology needs it",
-    )
+    compilers = [("libtpu", "libtpu", "TPU", "tpu"), ("CUDA plugin", "jax_cuda13_plugin", "GPU", "cuda")]
+    for name, module, chip, target in compilers:
+        found = importlib.util.find_spec(module)
+        yield Check(
+            name=name,
+            ok=found is not None,
+            found="installed" if found else "not installed",
+            remedy=f"with a {chip}: make {target}; without one only preflight for it needs this: make aot",
+        )
 
 
 # --- the sandbox ----------------------------------------------------------------

@@ -39,8 +39,8 @@ FLAGS = flags.FLAGS
 
 shared.define_all()
 flags.DEFINE_string("model", "", "A preset (e.g. qwen2.5-coder-7b), or as --meta_agent (empty: that one).")
-flags.DEFINE_string("topology", "", "TPU slice, e.g. v5e-16 or v5e:4x4 (empty: the devices of this machine).")
-flags.DEFINE_integer("num_slices", 1, "Slices, joined along data.", lower_bound=1)
+flags.DEFINE_string("topology", "", "TPU slice or GPUs, e.g. v5e-16, v5e:4x4, h100:8 (empty: this machine's).")
+flags.DEFINE_integer("num_slices", 1, "Slices, or hosts of GPUs, joined along data.", lower_bound=1)
 flags.DEFINE_boolean("sampling", True, "Count the sampler, which stays while a run trains.")
 flags.DEFINE_boolean("find_largest", True, "Look for the largest --rows_per_batch that fits; two or three compiles.")
 flags.DEFINE_boolean("suggest_mesh", True, "Where it does not fit, compile for meshes that split more.")
@@ -164,7 +164,7 @@ class Search:
 
     def largest(self) -> int:
         """The most rows of a chip that fit."""
-        return preflight.largest_rows(lambda rows: self.found(rows).memory.total, self._place.chip.hbm_bytes)
+        return preflight.largest_rows(lambda rows: self.found(rows).memory.total, self._place.chip.usable)
 
 
 def suggested_mesh(config: ModelConfig, place: Place) -> str:
@@ -182,10 +182,7 @@ def suggested_mesh(config: ModelConfig, place: Place) -> str:
         note(f"trying --mesh={spec}")
         other = find_place(config, spec)
         try:
-            if (
-                Search(make_trainer(config, other), other).found(FLAGS.rows_per_batch).memory.total
-                <= other.chip.hbm_bytes
-            ):
+            if Search(make_trainer(config, other), other).found(FLAGS.rows_per_batch).memory.total <= other.chip.usable:
                 return spec
         except DoesNotFitError as error:
             note(str(error))
@@ -197,7 +194,7 @@ def estimate(found: Found, trainer: Trainer, place: Place) -> Estimate:
     config, mesh = trainer.model.config, place.mesh
     shape = Shape.full_rows(found.rows * sharding.divided(mesh, sharding.BATCH_AXES), FLAGS.row_length)
     frozen, memory = bool(FLAGS.lora_rank), found.step.memory
-    passes = (2 if frozen else 3) + (FLAGS.remat == "full")
+    passes = (2 if frozen else 3) + (FLAGS.remat in roofline.LAYERS_AGAIN)
     state = memory.parameters + memory.optimizer + memory.gradients
     return roofline.estimate(
         place.chip,
@@ -235,9 +232,9 @@ def as_json(found: Found, time: Estimate, largest: int | None, place: Place, con
         "model": model_name(),
         "topology": place.name,
         "mesh": ",".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1) or "data=1",
-        "fits": memory.total <= place.chip.hbm_bytes,
+        "fits": memory.total <= place.chip.usable,
         "bytes_per_chip": {**dataclasses.asdict(memory), "total": memory.total},
-        "hbm_bytes_per_chip": place.chip.hbm_bytes,
+        "hbm_bytes_per_chip": place.chip.usable,
         "rows_per_batch": found.rows,
         "tokens_per_step": rows * FLAGS.row_length,
         "flops_per_step": flops,
@@ -267,7 +264,7 @@ def spelled(result: Mapping[str, Any], time: Estimate, place: Place) -> str:
     lines = [
         f"{result['model']} on {place.name}, mesh {result['mesh']}, {result['rows_per_batch']} row(s) of "
         f"{FLAGS.row_length:,} tokens a chip",
-        f"memory a chip   {gib(memory['total'])} of {gib(place.chip.hbm_bytes)}: {fits}",
+        f"memory a chip   {gib(memory['total'])} of {gib(place.chip.usable)}: {fits}",
         f"                {kinds}",
         f"largest batch   {'not looked for' if largest is None else f'--rows_per_batch={largest}'}",
         f"work a step     {result['tokens_per_step']:,} tokens, {result['flops_per_step'] / 1e12:,.3g} TFLOP",
@@ -283,19 +280,23 @@ def spelled(result: Mapping[str, Any], time: Estimate, place: Place) -> str:
             "so the network may take longer"
         )
     if FLAGS.topology:
-        lines.append("No TPU ran this: memory is the compiler's, the time is a roofline estimate from published rates.")
+        kind = "GPU" if place.chip.gpu else "TPU"
+        lines.append(
+            f"No {kind} ran this: memory is the compiler's, the time a roofline estimate from published rates."
+        )
     return "\n".join(lines)
 
 
-def remedy(mesh: str) -> str:
+def remedy(mesh: str, chip: Chip) -> str:
     """What makes a run smaller, beginning with a mesh that was found to fit."""
     ideas = [f"--mesh={mesh}, which fits"] if mesh else []
+    ideas += ["XLA_PYTHON_CLIENT_MEM_FRACTION=0.92, as jax takes 75 % of a GPU"] if chip.usable < chip.hbm_bytes else []
     ideas += [] if FLAGS.lora_rank else ["--lora_rank=16 --param_dtype=bfloat16"]
     ideas += [] if FLAGS.moment_dtype == "bfloat16" else ["--moment_dtype=bfloat16"]
     ideas += ["fewer --rows_per_batch"] if FLAGS.rows_per_batch > 1 else []
     ideas += ["a shorter --row_length"]
     ideas += ["fewer --prompts_in_flight or a shorter --cache_length"] if FLAGS.sampling else []
-    ideas += ["a larger slice"]
+    ideas += ["more GPUs" if chip.gpu else "a larger slice"]
     return "try " + ", ".join(ideas)
 
 
@@ -325,7 +326,7 @@ def main(argv: Sequence[str]) -> None:
     print(spelled(result, time, place))
     if not result["fits"]:
         result["suggested_mesh"] = suggested_mesh(config, place) if FLAGS.suggest_mesh else ""
-        print(f"remedy          {remedy(result['suggested_mesh'])}")
+        print(f"remedy          {remedy(result['suggested_mesh'], place.chip)}")
     if FLAGS.measure:
         measure(result, trainer, found.rows)
     write_out(result)
@@ -334,12 +335,12 @@ def main(argv: Sequence[str]) -> None:
 def refused(error: DoesNotFitError, config: ModelConfig, place: Place) -> None:
     """Says and writes that not even the compiler could make it fit."""
     mesh = suggested_mesh(config, place) if FLAGS.suggest_mesh else ""
-    print(f"{model_name()} on {place.name} does NOT fit: {error}\nremedy          {remedy(mesh)}")
+    print(f"{model_name()} on {place.name} does NOT fit: {error}\nremedy          {remedy(mesh, place.chip)}")
     if FLAGS.json_out:
         sizes = {
             "topology": place.name,
             "mesh": str(dict(place.mesh.shape)),
-            "hbm_bytes_per_chip": place.chip.hbm_bytes,
+            "hbm_bytes_per_chip": place.chip.usable,
         }
         answer = {"model": model_name(), **sizes, "fits": False, "largest_batch": 0, "suggested_mesh": mesh}
         write_out(answer)

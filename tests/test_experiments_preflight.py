@@ -42,7 +42,7 @@ def test_it_takes_the_flag_file_of_a_run_as_it_is(shared):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--topology=v9-3"], "topology='v9-3' is unknown; give v5e, v5p, v6e with a shape"),
+        (["--topology=v9-3"], "topology='v9-3' is unknown; give v5e, v5p, v6e, a100"),
         (["--topology=v5e-4", "--measure"], "--measure runs the step, and --topology=v5e-4 is not here"),
         (["--num_slices=2"], "--num_slices=2 needs --topology"),
         (["--mesh=fsdp=3"], "mesh='fsdp=3' asks for 3 devices, but 1 are present"),
@@ -58,7 +58,34 @@ def test_without_libtpu_one_line_says_how_to_get_it(shared):
     assert "needs libtpu" in one_line(preflight(shared, *SMALL, "--topology=v5e-4"), 2)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra: tpu)")
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda13_plugin") is not None, reason="the CUDA plugin is installed")
+def test_without_the_cuda_plugin_one_line_says_how_to_get_it(shared):
+    line = one_line(preflight(shared, *SMALL, "--topology=h100:8"), 2)
+    assert "topology=h100:8 needs jax's CUDA plugin" in line
+    assert "pip install 'jax[cuda13]'" in line
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda13_plugin") is None, reason="no CUDA plugin (make aot)")
+def test_a_gpu_that_is_not_here_is_compiled_for(shared, tmp_path):
+    out = tmp_path / "out.json"
+    flags = [
+        "--model=qwen2.5-coder-1.5b",
+        "--topology=h100",
+        "--row_length=4096",
+        "--nofind_largest",
+        "--nosuggest_mesh",
+    ]
+    done = preflight(shared, *flags, f"--json_out={out}")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert found.keys() >= KEYS
+    assert found["hbm_bytes_per_chip"] == 0.75 * 81_559 * 2**20
+    assert found["bytes_per_chip"]["parameters"] == pytest.approx(1.544e9 * 4, rel=0.01)
+    assert "No GPU ran this" in done.stdout
+    assert "cuInit" not in done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (make aot)")
 def test_a_model_that_does_not_fit_a_slice_says_so_and_what_would_help(shared, tmp_path):
     out = tmp_path / "out.json"
     flags = ["--model=qwen2.5-coder-3b", "--topology=v5e-4", "--row_length=2048", "--nosampling", "--nosuggest_mesh"]

@@ -12,34 +12,39 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh
 
-from w4s_jax.policy import blockwise_attention, gpu_attention, tpu_attention
+from w4s_jax.policy import blockwise_attention, gpu_attention, kernels, tpu_attention
+from w4s_jax.policy.config import ModelConfig
 from w4s_jax.policy.kernels import tree_attention_for
+from w4s_jax.policy.transformer import Transformer, param_shapes
 
 AHEAD_OF_TIME = """
-import jax, numpy as np
+import sys
+import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from w4s_jax.policy.kernels import tree_attention_for
+from w4s_jax.policy.sharding import make_mesh
+from w4s_jax.training.chips import Topology
+from w4s_jax.training.described import compiling_for
 
-topology = topologies.get_topology_desc(
-    platform="tpu", topology_name="v5e:2x2", chip_config_name="default", chips_per_host_bounds=(2, 2, 1), num_slices=1
-)
-mesh = Mesh(np.array(topology.devices[:1]), ("x",))
-attention = tree_attention_for(mesh, 128)
-assert attention.__module__.endswith("tpu_attention"), attention
+topology, module, head_dim, dtype = sys.argv[1:]
+mesh = make_mesh("", Topology.parse(topology).devices()[:1])
+attention = tree_attention_for(mesh, int(head_dim))
+assert attention.__module__.endswith(module), attention
 
 def gradients(q, k, v, expiry):
     return jax.grad(lambda q, k, v: jnp.sum(attention(q, k, v, expiry).astype(jnp.float32)), (0, 1, 2))(q, k, v)
 
-def shape(*sizes, dtype=jnp.bfloat16):
+def shape(*sizes, dtype=jnp.dtype(dtype)):
     return jax.ShapeDtypeStruct(sizes, dtype, sharding=NamedSharding(mesh, PartitionSpec()))
 
-q, k, expiry = shape(1, 2048, 28, 128), shape(1, 2048, 4, 128), shape(1, 2048, dtype=jnp.int32)
-compiled = jax.jit(gradients).lower(q, k, k, expiry).compile()
-print(compiled.as_text().count("tpu_custom_call"))
+q, k, expiry = shape(1, 2000, 28, int(head_dim)), shape(1, 2000, 4, int(head_dim)), shape(1, 2000, dtype=jnp.int32)
+with compiling_for(mesh):
+    compiled = jax.jit(gradients).lower(q, k, k, expiry).compile()
+print(sum(map(compiled.as_text().count, ("tpu_custom_call", "xla.gpu.triton"))))
 """
 
 
@@ -56,11 +61,28 @@ def test_every_platform_has_its_attention(caplog):
         assert caplog.text == ""
 
 
-@pytest.mark.parametrize(("platform", "head_dim"), [("tpu", 80), ("gpu", 80), ("rocm", 128)])
+@pytest.mark.parametrize(("platform", "head_dim"), [("tpu", 80), ("gpu", 80), ("gpu", 256), ("rocm", 128)])
 def test_where_there_is_no_kernel_plain_xla_runs_and_says_so(platform, head_dim, caplog):
     with caplog.at_level(logging.WARNING, logger="w4s_jax"):
         assert tree_attention_for(mesh_of(platform), head_dim) is blockwise_attention.tree_attention
     assert f"head_dim={head_dim} on {platform}" in caplog.text
+
+
+def test_a_jax_without_triton_still_attends_and_says_so(monkeypatch, caplog):
+    monkeypatch.setattr(kernels, "gpu_attention", None)
+    with caplog.at_level(logging.WARNING, logger="w4s_jax"):
+        assert tree_attention_for(mesh_of("gpu"), 128) is blockwise_attention.tree_attention
+    assert f"jax {jax.__version__}" in caplog.text
+
+
+def lowered_for_cuda(function, *shapes):
+    """Text of a program for an H200, lowered on a machine that has none."""
+    device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
+    mesh = AbstractMesh((1,), ("x",), axis_types=(AxisType.Auto,), abstract_device=device)
+    triton = export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
+    with use_abstract_mesh(mesh):
+        lowered = export.export(jax.jit(function), platforms=["cuda"], disabled_checks=[triton])(*shapes)
+    return str(lowered.mlir_module())
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim", "dtype"), [(28, 4, 128, "bfloat16"), (14, 2, 64, "float32")])
@@ -70,20 +92,45 @@ def test_the_gpu_kernels_lower_for_cuda(heads, kv_heads, head_dim, dtype):
         return jax.grad(lambda q, k, v: jnp.sum(attention(q, k, v, expiry).astype(jnp.float32)), (0, 1, 2))(q, k, v)
 
     q, k = (jax.ShapeDtypeStruct((1, 1000, n, head_dim), dtype) for n in (heads, kv_heads))
-    expiry = jax.ShapeDtypeStruct((1, 1000), jnp.int32)
-    triton = export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
-    lowered = export.export(jax.jit(gradients), platforms=["cuda"], disabled_checks=[triton])(q, k, k, expiry)
-    module = str(lowered.mlir_module())
+    module = lowered_for_cuda(gradients, q, k, k, jax.ShapeDtypeStruct((1, 1000), jnp.int32))
     for kernel in ("forward_kernel", "query_gradient_kernel", "key_gradient_kernel"):
-        assert kernel in module
+        assert module.count(f'name = "{kernel}", num_stages') == 1
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason='needs libtpu: pip install "jax[tpu]"')
-def test_the_tpu_kernels_compile_ahead_of_time():
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    environment |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", AHEAD_OF_TIME], env=environment, capture_output=True, text=True, timeout=600, check=False
+@pytest.mark.parametrize(("remat", "forward"), [("none", 1), ("dots", 1), ("attention", 1), ("full", 2)])
+def test_only_full_rematerialisation_attends_twice(remat, forward):
+    config = ModelConfig(
+        vocab_size=64, num_layers=2, embed_dim=32, num_heads=2, num_kv_heads=1, head_dim=16, mlp_dim=48, qk_norm=True
     )
+    model = Transformer(config=config, remat=remat)
+    tokens = jax.ShapeDtypeStruct((1, 128), jnp.int32)
+
+    def gradient(variables, tokens):
+        def attend(q, k, v, cache):
+            return gpu_attention.tree_attention(q, k, v, jnp.full((1, 128), 128)), ()
+
+        return jax.grad(lambda v: jnp.sum(model.apply(v, tokens, tokens, attend)[0]))(variables)
+
+    module = lowered_for_cuda(gradient, param_shapes(config), tokens)
+    assert module.count('name = "forward_kernel", num_stages') == forward
+    assert module.count('name = "key_gradient_kernel", num_stages') == 1
+
+
+@pytest.mark.parametrize(
+    ("topology", "compiler", "module", "head_dim", "dtype"),
+    [
+        ("v5e-4", "libtpu", "tpu_attention", 128, "bfloat16"),
+        ("h200", "jax_cuda13_plugin", "gpu_attention", 128, "bfloat16"),
+        ("h200", "jax_cuda13_plugin", "gpu_attention", 128, "float32"),
+        ("a100", "jax_cuda13_plugin", "gpu_attention", 64, "bfloat16"),
+        ("b200", "jax_cuda13_plugin", "gpu_attention", 128, "bfloat16"),
+    ],
+)
+def test_the_kernels_compile_ahead_of_time(topology, compiler, module, head_dim, dtype):
+    if importlib.util.find_spec(compiler) is None:
+        pytest.skip(f"{compiler} is not installed (make aot)")
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", AHEAD_OF_TIME, topology, module, str(head_dim), dtype]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout) >= 3  # forward and both backward kernels

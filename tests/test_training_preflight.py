@@ -46,6 +46,8 @@ def test_flops_of_a_model_small_enough_to_count_by_hand():
     maps, logits, attention = 2 * 34 * 4, 2 * 5 * 3, 2 * 2 * 10
     assert gradient_flops(config, shape) == 3 * 2 * maps + 3 * 2 * logits + 12 * attention
     assert gradient_flops(config, shape, remat="full") == 4 * 2 * maps + 4 * 2 * logits + 18 * attention
+    assert gradient_flops(config, shape, remat="attention") == 4 * 2 * maps + 4 * 2 * logits + 14 * attention
+    assert gradient_flops(config, shape, remat="dots") == 3 * 2 * maps + 4 * 2 * logits + 14 * attention
     assert gradient_flops(config, shape, frozen_base=True) == 2 * 2 * maps + 2 * 2 * logits + 12 * attention
     assert Shape.full_rows(2, 3) == Shape(tokens=6, targets=6, pairs=12)
 
@@ -160,12 +162,19 @@ def test_the_compilers_cry_for_memory_becomes_the_bytes_it_asked_for():
 
 def test_the_links_of_a_chip_add_up_to_what_is_published():
     """docs.cloud.google.com/tpu/docs: bidirectional inter-chip bandwidth, GB/s a chip."""
-    published = {"v5e": 400, "v5p": 1200, "v6e": 800}
-    assert {name: chip.links * chip.link_bandwidth * 2 / 1e9 for name, chip in CHIPS.items()} == published
+    tpus = {"v5e": 400, "v5p": 1200, "v6e": 800}
+    assert {name: CHIPS[name].links * CHIPS[name].link_bandwidth * 2 / 1e9 for name in tpus} == tpus
+    nvlink = {"a100": 600, "h100": 900, "h200": 900, "b200": 1800}  # NVIDIA's data sheets: both directions
+    assert {name: CHIPS[name].link_bandwidth * 2 / 1e9 for name in nvlink} == nvlink
+    assert {*tpus, *nvlink} == set(CHIPS)
 
 
 @pytest.mark.parametrize(
-    ("spec", "chips"), [("v5e-16", 16), ("v5e:4x4", 16), ("v5p-64", 32), ("v5p:2x2x1", 4), ("v6e-256", 256)]
+    ("spec", "chips"),
+    [
+        *(("v5e-16", 16), ("v5e:4x4", 16), ("v5p-64", 32), ("v5p:2x2x1", 4), ("v6e-256", 256)),
+        *(("h200", 1), ("h100:8", 8), ("a100-4", 4)),
+    ],
 )
 def test_a_slice_has_the_chips_that_its_name_says(spec, chips):
     assert Topology.parse(spec).num_chips == chips
@@ -178,9 +187,15 @@ def test_every_cloud_name_counts_chips_or_on_v5p_cores():
         assert Topology.parse(name).num_chips * (2 if kind == "v5p" else 1) == int(count)
 
 
-@pytest.mark.parametrize("spec", ["", "v4-8", "v5e", "v5e:4", "v5e:4x4x4", "v5p:2x2", "v5e:0x4", "v5e:4x", "v5e-17"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *("", "v4-8", "v5e", "v5e:4", "v5e:4x4x4", "v5p:2x2", "v5e:0x4", "v5e:4x", "v5e-17"),
+        *("h100:16", "h100:0", "h100:2x4", "gpu", "h100:"),
+    ],
+)
 def test_an_unknown_slice_is_refused_with_those_that_are_known(spec):
-    with pytest.raises(InputError, match=r"topology='.*' is unknown; give v5e, v5p, v6e with a shape"):
+    with pytest.raises(InputError, match=r"topology='.*' is unknown; give v5e, v5p, v6e, a100, h100, h200, b200"):
         Topology.parse(spec)
 
 
@@ -195,6 +210,23 @@ def test_an_axis_has_the_bandwidth_of_its_share_of_the_torus():
     assert ring["fsdp"] == pytest.approx(600e9 / 2)  # log2(8) of log2(64)
     apart = axis_bandwidth(Topology.parse("v5e:2x2", 2), make_mesh("data=2,fsdp=4"))
     assert apart["data"] == CHIPS["v5e"].network_bandwidth
+
+
+def test_gpus_of_a_host_are_joined_by_a_switch_and_hosts_by_a_port_each():
+    within = axis_bandwidth(Topology.parse("h100:8"), make_mesh("fsdp=4,tensor=2"))
+    assert within == {"data": math.inf, "fsdp": 450e9, "tensor": 450e9}
+    apart = axis_bandwidth(Topology.parse("h100:4", 2), make_mesh("data=2,fsdp=4"))
+    assert (apart["data"], apart["fsdp"]) == (50e9, 450e9)
+    across = axis_bandwidth(Topology.parse("h100:4", 2), make_mesh("fsdp=4,tensor=2"))
+    assert (across["fsdp"], across["tensor"]) == (50e9, 450e9)
+
+
+def test_jax_takes_three_quarters_of_a_gpu_or_what_it_is_told(monkeypatch):
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    assert CHIPS["h200"].usable == pytest.approx(0.75 * 143_771 * 2**20)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
+    assert CHIPS["h200"].usable == pytest.approx(0.9 * 143_771 * 2**20)
+    assert CHIPS["v5e"].usable == 15.75 * 2**30
 
 
 def test_the_longest_term_is_the_estimate_and_their_sum_the_worst():
@@ -232,9 +264,14 @@ def test_a_host_splits_heads_as_far_as_they_divide_and_prompts_over_the_rest():
     assert dict(host_mesh(jax.devices()[:1], 2).shape) == {"data": 1, "fsdp": 1, "tensor": 1}
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra: tpu)")
-def test_a_step_compiles_for_a_slice_that_is_not_there():
-    mesh = make_mesh("fsdp=4", Topology.parse("v5e-4").devices())
+@pytest.mark.parametrize(
+    ("topology", "compiler"),
+    [("v5e-4", "libtpu"), ("h100:4", "jax_cuda13_plugin"), ("a100:4", "jax_cuda13_plugin")],
+)
+def test_a_step_compiles_for_chips_that_are_not_there(topology, compiler):
+    if importlib.util.find_spec(compiler) is None:
+        pytest.skip(f"{compiler} is not installed (make aot)")
+    mesh = make_mesh("fsdp=4", Topology.parse(topology).devices())
     config = PRESETS["Qwen2.5-Coder-0.5B"]
     model = Transformer(config=config, compute_dtype=jnp.bfloat16, remat="full", mesh=mesh)
     found = compile_step(Trainer(model=model, mesh=mesh, optimizer=OptimizerConfig()), 4, 1024)

@@ -25,6 +25,7 @@ from w4s_jax.policy import decode, sharding
 from w4s_jax.policy.generate import GeneratorConfig, idle_state, in_compute_dtype
 from w4s_jax.policy.transformer import Transformer, param_shapes
 from w4s_jax.training.collectives import Traffic, collectives
+from w4s_jax.training.described import compiling_for
 from w4s_jax.training.step import Trainer
 from w4s_jax.types import W4sError
 
@@ -99,10 +100,11 @@ def compile_step(trainer: Trainer, rows: int, row_length: int) -> Compiled:
     begun = time.perf_counter()
     state, grads = trainer.abstract_state, trainer.abstract_grads
     batch = trainer.abstract_batch(rows, row_length)
-    gradient = compiled(
-        "the gradient", lambda: trainer.accumulate_jit.lower(state.params, state.frozen, grads, batch).compile()
-    )
-    update = compiled("the update", lambda: trainer.lower_update().compile())
+    with compiling_for(trainer.mesh):
+        gradient = compiled(
+            "the gradient", lambda: trainer.accumulate_jit.lower(state.params, state.frozen, grads, batch).compile()
+        )
+        update = compiled("the update", lambda: trainer.lower_update().compile())
     traffic = _added(*(collectives(program.as_text(), trainer.mesh) for program in (gradient, update)))
     traffic = _between_slices(traffic, trainer.mesh, per_chip(grads))
     memory = Memory(
@@ -133,12 +135,13 @@ def compile_sampler(model: Transformer, config: GeneratorConfig, mesh: Mesh) -> 
     state = jax.eval_shape(idle_state(model, config, block))
     state = _laid(state, decode.state_shardings(state, mesh))
     stop = jax.ShapeDtypeStruct((2,), jnp.int32, sharding=sharding.replicated(mesh))
-    program = compiled(
-        "the decode step",
-        lambda: decode.decode_chunk.lower(
-            model, weights, state, stop, np.int32(config.chunk), np.bool_(False), block=block
-        ).compile(),
-    )
+    with compiling_for(mesh):
+        program = compiled(
+            "the decode step",
+            lambda: decode.decode_chunk.lower(
+                model, weights, state, stop, np.int32(config.chunk), np.bool_(False), block=block
+            ).compile(),
+        )
     memory = per_chip((weights, state)) + own_bytes(program, mesh)
     return Sampler(memory, per_chip(weights), time.perf_counter() - begun)
 
