@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from w4s_jax.policy import sharding
+from w4s_jax.policy import gpu_decoding, sharding
 from w4s_jax.policy.attention import causal_attention, decode_attention, tree_attention_reference
 from w4s_jax.policy.cached_attention import KVCache, cached_attention
 from w4s_jax.policy.config import ModelConfig
@@ -83,26 +83,54 @@ def teacher_forced(model, variables, prompt, action):
     return [logprobs[len(prompt) + i - 1, token] for i, token in enumerate(action)]
 
 
-def test_attention_over_the_cache_is_the_dense_reference_whatever_the_neighbours_need():
+def drawn_cache(slots, samples, kv_heads, dim, prompt, suffix):
     rng = np.random.default_rng(0)
-    slots, samples, heads, kv_heads, dim, block = 3, 2, 4, 2, 8, 4
     draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
-    prompt = [draw(2, slots, kv_heads, 12, dim) for _ in range(2)]
-    suffix = [draw(2, slots, kv_heads, samples, 8, dim) for _ in range(2)]
-    q, k, v = draw(slots, samples, heads, dim), *(draw(slots, samples, kv_heads, dim) for _ in range(2))
-    attend = jax.jit(functools.partial(cached_attention, block=block))
-    lengths, steps = np.asarray([0, 12, 5], np.int32), np.asarray([7, 0, 4], np.int32)
-    out = attend(q, k, v, KVCache(*prompt, *suffix), np.int32(1), lengths, steps)
-    own = [np.moveaxis(x[1], 1, 3).copy() for x in suffix]
+    cache = KVCache(
+        *(draw(2, slots, kv_heads, prompt, dim) for _ in range(2)),
+        *(draw(2, slots, kv_heads, samples, suffix, dim) for _ in range(2)),
+    )
+    q = draw(slots, samples, 2 * kv_heads, dim)
+    return cache, (q, *(draw(slots, samples, kv_heads, dim) for _ in range(2)))
+
+
+@pytest.mark.parametrize(
+    ("attention", "dim", "prompt", "suffix"),
+    [
+        (functools.partial(cached_attention, block=4), 8, 12, 8),
+        (functools.partial(gpu_decoding.cached_attention, interpret=True), 16, 2048 + 128, 64),
+    ],
+    ids=["xla", "gpu"],
+)
+def test_attention_over_the_cache_is_the_dense_reference_whatever_the_neighbours_need(attention, dim, prompt, suffix):
+    slots, samples = 3, 2
+    cache, (q, k, v) = drawn_cache(slots, samples, 2, dim, prompt, suffix)
+    attend = jax.jit(attention)
+    lengths, steps = np.asarray([0, prompt, 5], np.int32), np.asarray([suffix - 1, 0, 4], np.int32)
+    out = attend(q, k, v, cache, np.int32(1), lengths, steps)
+    own = [np.moveaxis(x[1], 1, 3).copy() for x in cache[2:]]
     for x, newest in zip(own, (k, v), strict=True):
         x[np.arange(slots), :, steps] = newest
     ones = np.ones((1, samples), np.int32)
-    shared = [np.moveaxis(x[1], 1, 2) for x in prompt]
+    shared = [np.moveaxis(x[1], 1, 2) for x in cache[:2]]
     expected = decode_attention(q, *shared, lengths, *own, (steps + 1)[:, None] * ones)
     np.testing.assert_allclose(out, expected, atol=2e-6)
-    lengths, steps = np.asarray([0, 1, 5], np.int32), np.asarray([7, 0, 4], np.int32)  # slot 1 now needs one block
-    fewer = attend(q, k, v, KVCache(*prompt, *suffix), np.int32(1), lengths, steps)
+    lengths = np.asarray([0, 1, 5], np.int32)  # slot 1 now needs one block
+    fewer = attend(q, k, v, cache, np.int32(1), lengths, steps)
     np.testing.assert_array_equal(np.asarray(fewer)[[0, 2]], np.asarray(out)[[0, 2]])
+
+
+@pytest.mark.parametrize("samples", [1, 5])
+def test_samples_of_a_prompt_attend_as_if_each_were_alone_in_the_gpu_kernel(samples):
+    """bfloat16, seven query heads a key head: rows that fill up a matrix product change nothing."""
+    cache, (_, k, v) = drawn_cache(2, samples, 2, 16, 128, 64)
+    q = np.random.default_rng(1).normal(size=(2, samples, 14, 16)).astype(np.float32)
+    lengths, steps = np.asarray([100, 3], np.int32), np.asarray([0, 40], np.int32)
+    narrow = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), (q, k, v, cache))
+    out = gpu_decoding.cached_attention(*narrow, np.int32(0), lengths, steps, interpret=True)
+    exact = cached_attention(q, k, v, cache, np.int32(0), lengths, steps, block=64)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(out, np.float32), exact, atol=0.04)
 
 
 def test_sampled_logprobs_are_those_of_the_plain_forward_pass(generator, model, variables):

@@ -278,3 +278,19 @@ def test_a_step_compiles_for_chips_that_are_not_there(topology, compiler):
     assert found.memory.parameters == pytest.approx(494e6 * 4 / 4, rel=0.01)
     assert np.sum(list(found.traffic.bytes.values())) > 494e6  # the weights are gathered at least once, in two bytes
     assert not found.traffic.loops_of_unknown_length
+
+
+@pytest.mark.parametrize(
+    ("topology", "compiler"), [("v5e-8", "libtpu"), ("h200", "jax_cuda13_plugin"), ("h100:8", "jax_cuda13_plugin")]
+)
+def test_a_decode_step_for_chips_that_are_not_there_copies_no_cache(topology, compiler):
+    """Weights and state are what it takes; a copy of the samples' cache alone would be a third more."""
+    if importlib.util.find_spec(compiler) is None:
+        pytest.skip(f"{compiler} is not installed (make aot)")
+    config = PRESETS["Qwen2.5-Coder-0.5B"]
+    mesh = host_mesh(Topology.parse(topology).devices(), config.num_kv_heads)
+    model = Transformer(config=config, compute_dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, mesh=mesh)
+    found = compile_sampler(model, GeneratorConfig(slots=8, cache_length=8192), mesh)
+    slots, kv_heads = 8 // mesh.shape["data"], config.num_kv_heads // mesh.shape["tensor"]
+    cache = 2 * 2 * config.num_layers * slots * kv_heads * (8192 + 5 * 4096) * config.head_dim
+    assert found.memory < found.weights + 1.15 * cache + 2**27

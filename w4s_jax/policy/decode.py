@@ -32,7 +32,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike, DTypeLike
 
-from w4s_jax.policy.cached_attention import KVCache, cached_attention
+from w4s_jax.policy.cached_attention import KVCache
+from w4s_jax.policy.kernels import CachedAttention, cached_attention_for
 from w4s_jax.policy.sharding import BATCH_AXES, TreeAttention, divided
 from w4s_jax.policy.transformer import Transformer
 
@@ -278,10 +279,12 @@ def _forward(model: Transformer, variables: PyTree, state: DecodeState, block: i
     prompt_length_G = jnp.where(running_G, state.prompt_length_G, 0)
     suffix_length_G = jnp.where(running_G, state.step_G, 0)
 
+    attention = _cached_attention(model, state.cache, block)
+
     def attend(q_B1NH: Array, k_B1KH: Array, v_B1KH: Array, layer: Array) -> tuple[Array, PyTree]:
         q_GMNH, k_GMKH, v_GMKH = (x.reshape(slots, samples, *x.shape[2:]) for x in (q_B1NH, k_B1KH, v_B1KH))
         new = k_GMKH.astype(state.cache.suffix_k_LGKMSH.dtype), v_GMKH.astype(state.cache.suffix_v_LGKMSH.dtype)
-        out_GMNH = cached_attention(q_GMNH, *new, state.cache, layer, prompt_length_G, suffix_length_G, block=block)
+        out_GMNH = attention(q_GMNH, *new, state.cache, layer, prompt_length_G, suffix_length_G)
         return out_GMNH.reshape(q_B1NH.shape), new
 
     tokens_B1 = state.token_GM.reshape(-1, 1)
@@ -290,6 +293,20 @@ def _forward(model: Transformer, variables: PyTree, state: DecodeState, block: i
     hidden_B1D, (k_LGMKH, v_LGMKH) = _run_layers(model, variables, tokens_B1, positions_B1, attend, layers_L)
     logits_BV: Any = model.apply(variables, hidden_B1D[:, 0], method="unembed")
     return logits_BV.reshape(slots, samples, -1), k_LGMKH, v_LGMKH
+
+
+def _cached_attention(model: Transformer, cache: KVCache, block: int) -> CachedAttention:
+    """The one for the model's devices; a kernel runs on each device's own slots and heads."""
+    mesh = model.mesh
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    attention = cached_attention_for(device, model.config.head_dim, block)
+    if mesh is None or mesh.size == 1:
+        return attention
+    slot, head = _split(cache.prompt_k_LGKTH, mesh)
+    token, of_slot = P(slot, None, head), P(slot)
+    inputs = (token, token, token, KVCache(*[P(None, slot, head)] * 4), P(), of_slot, of_slot)  # type: ignore[arg-type]
+    mapped: CachedAttention = jax.shard_map(attention, mesh=mesh, in_specs=inputs, out_specs=token, check_vma=False)
+    return mapped
 
 
 def _run_layers(model: Transformer, variables: PyTree, *inputs: Any) -> tuple[Array, PyTree]:

@@ -76,7 +76,7 @@ class Tiles(NamedTuple):
 
 
 TENSOR_CORE_TILES = Tiles(Tile(128, 128), Tile(128, 64), Tile(64, 128))
-"""For 16-bit inputs: sums stay in registers and, but for Hopper's, operands within the 99 KiB that any GPU grants."""
+"""For 16-bit inputs; before Hopper they take 96 KiB of shared memory, of which every GPU since Ampere grants 99."""
 EXACT_TILES = Tiles(Tile(32, 16, 4), Tile(32, 16, 4), Tile(16, 32, 4))
 """For float32, whose exact products run outside of the tensor cores."""
 HEAD_DIMS = (16, 32, 64, 128)
@@ -286,14 +286,14 @@ def _forward_kernel(
         out_CH, highest_C, total_C = sums
         first_key = list_ref[p] * tile.keys
         at = pl.ds(first_key, tile.keys)
-        scores_CS = _product(q, k_ref[at, :].T)
+        scores_CS = product(q, k_ref[at, :].T)
         if masked:
             scores_CS = jnp.where(_mask(first_query, block, first_key, expiry_ref[at]), scores_CS, LOWEST)
         new_C = jnp.maximum(highest_C, jnp.max(scores_CS, axis=1) * scale)
         weights_CS = weigh(scores_CS, new_C[:, None])
         shrink_C = jnp.exp2(highest_C - new_C)
         v_SH = v_ref[at, :]
-        values_CH = _product(weights_CS.astype(v_SH.dtype), v_SH)
+        values_CH = product(weights_CS.astype(v_SH.dtype), v_SH)
         return out_CH * shrink_C[:, None] + values_CH, new_C, total_C * shrink_C + jnp.sum(weights_CS, axis=1)
 
     zeros_C = jnp.zeros(block, jnp.float32)
@@ -317,12 +317,12 @@ def _query_gradient_kernel(
         first_key = list_ref[p] * tile.keys
         at = pl.ds(first_key, tile.keys)
         k_SH = k_ref[at, :]
-        scores_CS = _product(q, k_SH.T)
+        scores_CS = product(q, k_SH.T)
         if masked:
             scores_CS = jnp.where(_mask(first_query, block, first_key, expiry_ref[at]), scores_CS, LOWEST)
         weights_CS = weigh(scores_CS, logsum_C1)
-        d_scores_CS = weights_CS * (_product(d_out, v_ref[at, :].T) - dot_C1)
-        return dq_CH + _product(d_scores_CS.astype(k_SH.dtype), k_SH)
+        d_scores_CS = weights_CS * (product(d_out, v_ref[at, :].T) - dot_C1)
+        return dq_CH + product(d_scores_CS.astype(k_SH.dtype), k_SH)
 
     dq_CH = _walk(step, counts_ref[0], counts_ref[1], jnp.zeros((block, head_dim), jnp.float32))
     dq_ref[...] = (dq_CH * head_dim**-0.5).astype(dq_ref.dtype)
@@ -348,13 +348,13 @@ def _key_gradient_kernel(
         first_query = list_ref[p] * tile.queries
         at = pl.ds(first_query, tile.queries)
         q_CH, d_out_CH = q_ref[r, at, :], d_out_ref[r, at, :]
-        scores_SC = _product(k, q_CH.T)
+        scores_SC = product(k, q_CH.T)
         if masked:
             scores_SC = jnp.where(_mask(first_query, tile.queries, first_key, expiry_S).T, scores_SC, LOWEST)
         weights_SC = weigh(scores_SC, logsum_ref[r, at][None, :])
-        d_scores_SC = weights_SC * (_product(v, d_out_CH.T) - dot_ref[r, at][None, :])
-        dv_SH += _product(weights_SC.astype(d_out_CH.dtype), d_out_CH)
-        dk_SH += _product(d_scores_SC.astype(q_CH.dtype), q_CH)
+        d_scores_SC = weights_SC * (product(v, d_out_CH.T) - dot_ref[r, at][None, :])
+        dv_SH += product(weights_SC.astype(d_out_CH.dtype), d_out_CH)
+        dk_SH += product(d_scores_SC.astype(q_CH.dtype), q_CH)
         return dk_SH, dv_SH
 
     zeros = jnp.zeros((block, head_dim), jnp.float32)
@@ -397,7 +397,7 @@ def _weights(scores: Array, shift: Array, head_dim: int, *, interpret: bool) -> 
     return jnp.asarray(weights)
 
 
-def _product(a: Array, b: Array) -> Array:
+def product(a: Array, b: Array) -> Array:
     """Matrix product in float32; exact products of float32 inputs."""
     precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT
     return lax.dot(a, b, precision=precision, preferred_element_type=jnp.float32)

@@ -40,6 +40,30 @@ class LossMetrics(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How logits are computed, apart from the numbers."""
+
+    words: int
+    """V before padding."""
+    mesh: Mesh
+    compute_dtype: jnp.dtype
+    learns: bool
+
+    def logits(self, hidden_BMD: jax.Array, narrow_VD: jax.Array) -> jax.Array:
+        """float32 [B, M, V]; a bfloat16 sum over the vocabulary would lose the tail."""
+        hidden_BMD = constrain(hidden_BMD.astype(self.compute_dtype), self.mesh, "data")
+        logits_BMV = jnp.einsum("BMD,VD->BMV", hidden_BMD, narrow_VD, preferred_element_type=jnp.float32)
+        logits_BMV = self.split(logits_BMV)
+        if self.words == narrow_VD.shape[0]:
+            return logits_BMV
+        return jnp.where(jnp.arange(narrow_VD.shape[0])[None, None, :] < self.words, logits_BMV, -jnp.inf)
+
+    def split(self, x_BMV: jax.Array) -> jax.Array:
+        """Holds logits, or their gradients, to where the vocabulary lies."""
+        return constrain(x_BMV, self.mesh, "data", None, VOCAB_AXES)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OutputLayer:
     """From hidden states to logits, each device with its own part of the vocabulary.
 
@@ -65,30 +89,6 @@ class OutputLayer:
         table_VD = jnp.pad(table_VD, ((0, -words % divided(mesh, VOCAB_AXES)), (0, 0)))
         plan = Plan(words=words, mesh=mesh, compute_dtype=jnp.dtype(compute_dtype), learns=learns)
         return cls(table_VD=constrain(table_VD, mesh, VOCAB_AXES), plan=plan)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How logits are computed, apart from the numbers."""
-
-    words: int
-    """V before padding."""
-    mesh: Mesh
-    compute_dtype: jnp.dtype
-    learns: bool
-
-    def logits(self, hidden_BMD: jax.Array, narrow_VD: jax.Array) -> jax.Array:
-        """float32 [B, M, V]; a bfloat16 sum over the vocabulary would lose the tail."""
-        hidden_BMD = constrain(hidden_BMD.astype(self.compute_dtype), self.mesh, "data")
-        logits_BMV = jnp.einsum("BMD,VD->BMV", hidden_BMD, narrow_VD, preferred_element_type=jnp.float32)
-        logits_BMV = self.split(logits_BMV)
-        if self.words == narrow_VD.shape[0]:
-            return logits_BMV
-        return jnp.where(jnp.arange(narrow_VD.shape[0])[None, None, :] < self.words, logits_BMV, -jnp.inf)
-
-    def split(self, x_BMV: jax.Array) -> jax.Array:
-        """Holds logits, or their gradients, to where the vocabulary lies."""
-        return constrain(x_BMV, self.mesh, "data", None, VOCAB_AXES)
 
 
 def weighted_nll(
