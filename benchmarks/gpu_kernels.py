@@ -5,13 +5,15 @@ topology × head size → compile ahead of time → ptxas, nvdisasm → **regist
 The kernels are compiled for described GPUs by the compiler that would compile them there (jax's CUDA plugin,
 `make aot` installs it). A spill is a register that had to live in memory. *Instructions a score* are those that one
 thread issues in the innermost loop, over the scores (query × key) that it computes there: first in the loop over
-blocks that are visible as a whole, then in the one that computes masks. Matrix products are asynchronous and count
+blocks that are visible as a whole, then in the one that computes masks; one number where the compiler laid code so
+that only one is seen. Matrix products are asynchronous and count
 one each; what they do not hide, the other instructions cost. Nothing is run or timed here.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import re
@@ -21,6 +23,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from w4s_jax.training.described import CUDA_PLUGINS
 
 CASES = [("h200", 128, "bfloat16"), ("h200", 64, "bfloat16"), ("h200", 128, "float32")]
 CASES += [("a100", 128, "bfloat16"), ("a100", 64, "bfloat16"), ("b200", 128, "bfloat16")]
@@ -107,12 +111,16 @@ def assembled(ptx: Path, architecture: str) -> tuple[int, int, list[int]]:
     """Registers, spilled bytes and the lengths of the loops with matrix products."""
     binary = ptx.with_suffix(".cubin")
     said = subprocess.run(
-        [tool("ptxas"), "-v", f"-arch={architecture}", ptx, "-o", binary], capture_output=True, text=True, check=True
+        [str(tool("ptxas")), "-v", f"-arch={architecture}", ptx, "-o", binary],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stderr
     registers, spilled = (int(re.findall(what, said)[0]) for what in (r"Used (\d+) reg", r"(\d+) bytes spill stores"))
-    if tool("nvdisasm") is None:
+    disassembler = tool("nvdisasm")
+    if disassembler is None:
         return registers, spilled, []
-    code = subprocess.run([tool("nvdisasm"), "-c", binary], capture_output=True, text=True, check=True).stdout
+    code = subprocess.run([disassembler, "-c", binary], capture_output=True, text=True, check=True).stdout
     return registers, spilled, product_loops(code)
 
 
@@ -134,10 +142,9 @@ def product_loops(code: str) -> list[int]:
 
 def tool(name: str) -> str | None:
     """Of the CUDA packages beside jax's plugin."""
-    import nvidia
-
-    found = [path for root in nvidia.__path__ for path in Path(root).glob(f"*/bin/{name}")]
-    return str(found[0]) if found else None
+    packages = importlib.util.find_spec("nvidia")
+    roots = packages.submodule_search_locations or [] if packages else []
+    return next((str(path) for root in roots for path in Path(root).glob(f"*/bin/{name}")), None)
 
 
 def main() -> None:

@@ -122,6 +122,8 @@ def check_devices() -> Iterator[Check]:
     """JAX with its devices, and what compiles for chips that are not there."""
     try:
         import jax
+
+        from w4s_jax.training.described import CUDA_PLUGINS
     except ImportError as error:
         yield Check(name="jax", ok=False, found=f"cannot be imported ({error})", remedy=TRAIN_REMEDY, needed=True)
         return
@@ -138,12 +140,12 @@ def check_devices() -> Iterator[Check]:
         return
     kinds = ", ".join(dict.fromkeys(device.device_kind for device in devices))
     yield Check(name="jax", ok=True, found=f"{len(devices)} {devices[0].platform} device(s): {kinds}", needed=True)
-    compilers = [("libtpu", "libtpu", "TPU", "tpu"), ("CUDA plugin", "jax_cuda13_plugin", "GPU", "cuda")]
-    for name, module, chip, target in compilers:
-        found = importlib.util.find_spec(module)
+    compilers = [("libtpu", ("libtpu",), "TPU", "tpu"), ("CUDA plugin", CUDA_PLUGINS, "GPU", "cuda")]
+    for name, modules, chip, target in compilers:
+        found = any(map(importlib.util.find_spec, modules))
         yield Check(
             name=name,
-            ok=found is not None,
+            ok=found,
             found="installed" if found else "not installed",
             remedy=f"with a {chip}: make {target}; without one only preflight for it needs this: make aot",
         )

@@ -2,10 +2,10 @@
 
 --model, --topology → the run's own programs, compiled ahead of time → **memory a chip, FLOPs, traffic, estimate**
 
-Compiles for a TPU slice that is not there, on any machine with libtpu, or without
---topology for the devices of this one, where --measure also runs the step. Nothing is
-loaded: a model is known by its config. It takes the flags of `experiments.rlao`, so that
-the flag file of a run can be asked about as it is.
+Compiles for TPUs or GPUs that are not there, on any machine with their compiler (libtpu,
+jax's CUDA plugin), or without --topology for the devices of this one, where --measure also
+runs the step. Nothing is loaded: a model is known by its config. It takes the flags of
+`experiments.rlao`, so that the flag file of a run can be asked about as it is.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def find_place(config: ModelConfig, mesh_spec: str) -> Place:
         mesh_spec: As `--mesh`; empty: all chips of a slice on fsdp.
 
     Raises:
-        InputError: an unknown slice, a mesh that does not fit it, or libtpu is missing.
+        InputError: an unknown slice, a mesh that does not fit it, or its compiler is missing.
     """
     if FLAGS.topology:
         topology = Topology.parse(FLAGS.topology, FLAGS.num_slices)
@@ -290,13 +290,13 @@ def spelled(result: Mapping[str, Any], time: Estimate, place: Place) -> str:
 def remedy(mesh: str, chip: Chip) -> str:
     """What makes a run smaller, beginning with a mesh that was found to fit."""
     ideas = [f"--mesh={mesh}, which fits"] if mesh else []
-    ideas += ["XLA_PYTHON_CLIENT_MEM_FRACTION=0.92, as jax takes 75 % of a GPU"] if chip.usable < chip.hbm_bytes else []
+    ideas += ["XLA_CLIENT_MEM_FRACTION=0.92, as jax takes less of a GPU"] if chip.usable < 0.92 * chip.hbm_bytes else []
     ideas += [] if FLAGS.lora_rank else ["--lora_rank=16 --param_dtype=bfloat16"]
     ideas += [] if FLAGS.moment_dtype == "bfloat16" else ["--moment_dtype=bfloat16"]
     ideas += ["fewer --rows_per_batch"] if FLAGS.rows_per_batch > 1 else []
     ideas += ["a shorter --row_length"]
     ideas += ["fewer --prompts_in_flight or a shorter --cache_length"] if FLAGS.sampling else []
-    ideas += ["more GPUs" if chip.gpu else "a larger slice"]
+    ideas += ["a larger slice" if FLAGS.topology and not chip.gpu else "more devices"]
     return "try " + ", ".join(ideas)
 
 
@@ -308,7 +308,7 @@ def main(argv: Sequence[str]) -> None:
     if FLAGS.num_slices > 1 and not FLAGS.topology:
         raise InputError(f"--num_slices={FLAGS.num_slices} needs --topology, one of {', '.join(CHIPS)} with a shape")
     if FLAGS.topology:
-        jax.config.update("jax_platforms", "cpu")  # else jax would look for the TPU that libtpu is for
+        jax.config.update("jax_platforms", "cpu")  # else jax would look for the chips that a compiler is for
     config = named_config(model_name())
     place = find_place(config, FLAGS.mesh)
     trainer = make_trainer(config, place)

@@ -13,6 +13,12 @@ KEYS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _jax_takes_its_usual_share(monkeypatch):
+    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def preflight(shared, *flags):
     return shared.command.python_to_end("-m", "experiments.preflight", *flags)
 

@@ -15,6 +15,7 @@ from jax import export
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh
 
 from w4s_jax.policy import blockwise_attention, gpu_attention, kernels, tpu_attention
+from w4s_jax.policy.attention import tree_attention_reference
 from w4s_jax.policy.config import ModelConfig
 from w4s_jax.policy.kernels import tree_attention_for
 from w4s_jax.policy.transformer import Transformer, param_shapes
@@ -134,3 +135,22 @@ def test_the_kernels_compile_ahead_of_time(topology, compiler, module, head_dim,
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout) >= 3  # forward and both backward kernels
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="no GPU here")
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-4), ("bfloat16", 3e-2)])
+def test_on_a_gpu_the_kernels_are_the_reference(dtype, error):
+    """Output and gradients of random nested expiries, as the chip computes them."""
+    rng = np.random.default_rng(0)
+    index = np.arange(1000)
+    expiry = jnp.asarray(np.minimum(1000, index + 1 + rng.integers(0, 600, 1000))[None], jnp.int32)
+    q, k, v = (jnp.asarray(rng.normal(size=(1, 1000, n, 64)), dtype) for n in (14, 2, 2))
+
+    def grads(attention):
+        total = lambda q, k, v: jnp.sum(attention(q, k, v, expiry).astype(jnp.float32) ** 2)  # noqa: E731
+        return (attention(q, k, v, expiry), *jax.grad(total, (0, 1, 2))(q, k, v))
+
+    exact = jax.jit(tree_attention_reference)
+    for ours, theirs in zip(jax.jit(grads, static_argnums=0)(gpu_attention.tree_attention), grads(exact), strict=True):
+        ours, theirs = (np.asarray(x, np.float64) for x in (ours, theirs))
+        assert np.linalg.norm(ours - theirs) < error * np.linalg.norm(theirs)

@@ -177,3 +177,22 @@ def test_the_embedding_of_a_token_that_stands_often_adds_up_in_float32():
     grad = jax.grad(lambda t: jnp.sum(look_up(t, tokens)[0] * weight[:, None]).astype(jnp.float32))(table)
     np.testing.assert_array_equal(np.asarray(grad, np.float32), [[4096, 4096], [0, 0], [2**-7, 2**-7]])
     assert grad.dtype == jnp.bfloat16
+
+
+def test_a_bfloat16_model_adds_up_its_embedding_in_float32():
+    """One token a thousand times; a sum in bfloat16 stands still long before its end."""
+    config = dataclasses.replace(FAMILIES["qwen2"], tie_embeddings=False)
+    model = Transformer(config=config, param_dtype=jnp.bfloat16, compute_dtype=jnp.bfloat16)
+    variables = init_variables(model, jax.random.key(0))
+    tokens = jnp.zeros((1, 1000), jnp.int32)
+
+    def total(dtype):
+        wide = jax.tree.map(lambda x: x.astype(dtype), variables)
+        of = model.clone(param_dtype=dtype, compute_dtype=dtype)
+        attend = lambda q, k, v, cache: (q, ())  # noqa: E731
+        return jax.grad(lambda v: jnp.sum(of.apply(v, tokens, tokens, attend)[0].astype(jnp.float32)[..., 0]))(wide)
+
+    narrow, exact = (
+        np.asarray(total(d)["params"]["embed"]["embedding"], np.float64)[0] for d in (jnp.bfloat16, "float32")
+    )
+    assert np.linalg.norm(narrow - exact) < 0.02 * np.linalg.norm(exact)

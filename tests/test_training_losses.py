@@ -63,7 +63,7 @@ def test_the_loss_and_its_gradients_are_those_of_float64_at_any_chunk(given, chu
         np.testing.assert_allclose(got, expected, atol=1e-5 * np.linalg.norm(expected))
 
 
-@pytest.mark.parametrize("spec", ["data=2,fsdp=2", "fsdp=2,tensor=2", "fsdp=3", "tensor=4"])
+@pytest.mark.parametrize("spec", ["data=2,fsdp=2", "data=4", "fsdp=2,tensor=2", "fsdp=3", "tensor=4"])
 def test_a_vocabulary_split_over_devices_gives_the_loss_and_gradients_of_float64(given, spec):
     mesh = make_mesh(spec, jax.devices()[: 3 if spec == "fsdp=3" else 4])
 
@@ -81,9 +81,10 @@ def test_a_vocabulary_split_over_devices_gives_the_loss_and_gradients_of_float64
     np.testing.assert_allclose(grads[1], want_table.T, atol=1e-5 * np.linalg.norm(want_table))
 
 
-def test_more_chunks_do_not_send_the_table_again():
+@pytest.mark.parametrize("spec", ["fsdp=4", "data=2,fsdp=2", "data=4", "fsdp=2,tensor=2"])
+def test_more_chunks_do_not_send_the_table_again(spec):
     """V = 1,024 and D = 16: the table has 64 KiB, the hidden states of all four rows 16 KiB."""
-    mesh = make_mesh("fsdp=4", jax.devices()[:4])
+    mesh = make_mesh(spec, jax.devices()[:4])
     rows, whole = batch_sharding(mesh), jax.NamedSharding(mesh, jax.P(None, "fsdp"))
 
     def sent(chunk):

@@ -222,10 +222,17 @@ def test_gpus_of_a_host_are_joined_by_a_switch_and_hosts_by_a_port_each():
 
 
 def test_jax_takes_three_quarters_of_a_gpu_or_what_it_is_told(monkeypatch):
-    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+    for name in names:
+        monkeypatch.setenv(name, "")
     assert CHIPS["h200"].usable == pytest.approx(0.75 * 143_771 * 2**20)
-    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
-    assert CHIPS["h200"].usable == pytest.approx(0.9 * 143_771 * 2**20)
+    for name in names:
+        monkeypatch.setenv(name, "0.9")
+        assert CHIPS["h200"].usable == pytest.approx(0.9 * 143_771 * 2**20)
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv(names[0], "much")
+    with pytest.raises(InputError, match="XLA_CLIENT_MEM_FRACTION='much' is no number"):
+        _ = CHIPS["h200"].usable
     assert CHIPS["v5e"].usable == 15.75 * 2**30
 
 

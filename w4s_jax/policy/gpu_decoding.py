@@ -108,9 +108,7 @@ def cached_attention(
     return out_GMKRH.reshape(q_GMNH.shape).astype(q_GMNH.dtype)
 
 
-def _span(
-    q_XQH: Array, k_LSH: Array, v_LSH: Array, length_X: Array, *, layer: Array, interpret: bool
-) -> _Sums:  # fmt: skip
+def _span(q_XQH: Array, k_LSH: Array, v_LSH: Array, length_X: Array, *, layer: Array, interpret: bool) -> _Sums:
     """Softmax sums of each part of X caches [L, …, S, H], of which a layer is read: [X, P, Q] and [X, P, Q, H]."""
     (caches, queries, head_dim), (layers, *_, size, _) = q_XQH.shape, k_LSH.shape
     parts, rows = pl.cdiv(size, _PART), max(_LEAST_ROWS, pl.next_power_of_2(queries))

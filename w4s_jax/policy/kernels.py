@@ -10,6 +10,7 @@ warning says so where a chip could do better.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
 from collections.abc import Callable
 
@@ -19,9 +20,9 @@ from jax.sharding import Mesh
 from w4s_jax.policy import blockwise_attention, cached_attention, tpu_attention
 from w4s_jax.policy.sharding import TreeAttention
 
-try:
+if importlib.util.find_spec("jax.experimental.pallas.triton"):
     from w4s_jax.policy import gpu_attention, gpu_decoding
-except ImportError:  # a jax without Pallas on Triton, which jax 0.11 calls deprecated
+else:  # jax 0.11 calls Pallas on Triton deprecated
     gpu_attention = gpu_decoding = None  # type: ignore[assignment]
 
 CachedAttention = Callable[..., jax.Array]

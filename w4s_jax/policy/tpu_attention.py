@@ -141,8 +141,9 @@ class _Walk(NamedTuple):
         scratch: list[tuple[int, ...]],
     ) -> tuple[Array, ...]:
         """Runs a kernel over the walk: what is prefetched, the inputs, the outputs, then scratch."""
+        packed = 2 * self.pairs.minor + self.pairs.whole  # in one list, as scalar memory bounds the longest batch
         spec = pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=4,
+            num_scalar_prefetch=3,
             grid=self.grid,
             in_specs=[spec for spec, _ in inputs],
             out_specs=[spec for spec, _ in outputs],
@@ -158,7 +159,7 @@ class _Walk(NamedTuple):
             ),
             interpret=self.interpret,
             name=kernel.__name__.strip("_"),
-        )(self.pairs.total[None], self.pairs.major, self.pairs.minor, self.pairs.whole, *(array for _, array in inputs))
+        )(self.pairs.total[None], self.pairs.major, packed, *(array for _, array in inputs))
         return results
 
 
@@ -167,10 +168,9 @@ def _by_query(q_BNTH: Array, k_BKTH: Array, expiry_BT: Array, block: int, interp
     heads, per_kv, blocks = q_BNTH.shape[1], q_BNTH.shape[1] // k_BKTH.shape[1], q_BNTH.shape[2] // block
     pairs = flat_pairs(expiry_BT, block)
 
-    def at(n: Any, p: Any, _: Ref, major: Ref, minor: Ref, whole: Ref) -> tuple[Any, ...]:
-        del whole
+    def at(n: Any, p: Any, _: Ref, major: Ref, packed: Ref) -> tuple[Any, ...]:
         row, i = _split(major[p], blocks)
-        return row, n, lax.div(n, np.int32(per_kv)), i, minor[p]
+        return row, n, lax.div(n, np.int32(per_kv)), i, _minor(packed[p])
 
     grid = (heads, _steps(pairs, interpret))
     return _walk(at, grid, pairs, block=block, blocks=blocks, head_dim=q_BNTH.shape[-1], interpret=interpret)
@@ -181,10 +181,9 @@ def _by_key(q_BNTH: Array, k_BKTH: Array, expiry_BT: Array, block: int, interpre
     kv_heads, per_kv, blocks = k_BKTH.shape[1], q_BNTH.shape[1] // k_BKTH.shape[1], q_BNTH.shape[2] // block
     pairs = flat_pairs(expiry_BT, block, by_key=True)
 
-    def at(k: Any, p: Any, r: Any, _: Ref, major: Ref, minor: Ref, whole: Ref) -> tuple[Any, ...]:
-        del whole
+    def at(k: Any, p: Any, r: Any, _: Ref, major: Ref, packed: Ref) -> tuple[Any, ...]:
         row, j = _split(major[p], blocks)
-        return row, k * per_kv + r, k, minor[p], j
+        return row, k * per_kv + r, k, _minor(packed[p]), j
 
     grid = (kv_heads, _steps(pairs, interpret), per_kv)
     return _walk(at, grid, pairs, block=block, blocks=blocks, head_dim=q_BNTH.shape[-1], interpret=interpret)
@@ -198,6 +197,11 @@ def _steps(pairs: Pairs, interpret: bool) -> Any:
 def _split(major: Array, blocks: int) -> tuple[Array, Array]:
     """Row and block within the row; not by `//`, whose care for negative numbers no kernel needs."""
     return lax.div(major, np.int32(blocks)), lax.rem(major, np.int32(blocks))
+
+
+def _minor(packed: Array) -> Array:
+    """The minor block of a pair; the lowest bit says whether the pair is whole."""
+    return lax.shift_right_logical(packed, np.int32(1))
 
 
 def _walk(
@@ -253,7 +257,7 @@ class _Step(NamedTuple):
             pl.when(self.live & whole)(functools.partial(accumulate, masked=masked))
 
 
-def _step(total_ref: Ref, major_ref: Ref, minor_ref: Ref, whole_ref: Ref, blocks: int) -> _Step:
+def _step(total_ref: Ref, major_ref: Ref, packed_ref: Ref, blocks: int) -> _Step:
     p = pl.program_id(1)
     major, total = major_ref[p], total_ref[0]
     before, after = major_ref[jnp.maximum(p - 1, 0)], major_ref[jnp.minimum(p + 1, total - 1)]
@@ -262,8 +266,8 @@ def _step(total_ref: Ref, major_ref: Ref, minor_ref: Ref, whole_ref: Ref, blocks
         first=(p == 0) | (before != major),
         last=(p == total - 1) | (after != major),
         major=_split(major, blocks)[1],
-        minor=minor_ref[p],
-        whole=whole_ref[p] == 1,
+        minor=_minor(packed_ref[p]),
+        whole=(packed_ref[p] & 1) == 1,
     )
 
 
@@ -271,11 +275,11 @@ def _step(total_ref: Ref, major_ref: Ref, minor_ref: Ref, whole_ref: Ref, blocks
 
 
 def _forward_kernel(
-    total_ref: Ref, major_ref: Ref, minor_ref: Ref, whole_ref: Ref, q_ref: Ref, k_ref: Ref, v_ref: Ref, expiry_ref: Ref,
+    total_ref: Ref, major_ref: Ref, packed_ref: Ref, q_ref: Ref, k_ref: Ref, v_ref: Ref, expiry_ref: Ref,
     out_ref: Ref, logsum_ref: Ref, sum_HC: Ref, highest_1C: Ref, total_1C: Ref, *, blocks: int,
 ) -> None:  # fmt: skip
     """Output and log-sum-exp of one block of queries, accumulated over its blocks of keys."""
-    step = _step(total_ref, major_ref, minor_ref, whole_ref, blocks)
+    step = _step(total_ref, major_ref, packed_ref, blocks)
 
     @pl.when(step.live & step.first)
     def _start() -> None:
@@ -302,11 +306,11 @@ def _forward_kernel(
 
 
 def _query_gradient_kernel(
-    total_ref: Ref, major_ref: Ref, minor_ref: Ref, whole_ref: Ref, q_ref: Ref, k_ref: Ref, v_ref: Ref, expiry_ref: Ref,
+    total_ref: Ref, major_ref: Ref, packed_ref: Ref, q_ref: Ref, k_ref: Ref, v_ref: Ref, expiry_ref: Ref,
     d_out_ref: Ref, logsum_ref: Ref, dot_ref: Ref, dq_ref: Ref, sum_HC: Ref, *, blocks: int,
 ) -> None:  # fmt: skip
     """Gradient of one block of queries, accumulated over its blocks of keys."""
-    step = _step(total_ref, major_ref, minor_ref, whole_ref, blocks)
+    step = _step(total_ref, major_ref, packed_ref, blocks)
 
     @pl.when(step.live & step.first)
     def _start() -> None:
@@ -325,11 +329,11 @@ def _query_gradient_kernel(
 
 
 def _key_gradient_kernel(
-    total_ref: Ref, major_ref: Ref, minor_ref: Ref, whole_ref: Ref, q_ref: Ref, k_ref: Ref, v_ref: Ref, expiry_ref: Ref,
+    total_ref: Ref, major_ref: Ref, packed_ref: Ref, q_ref: Ref, k_ref: Ref, v_ref: Ref, expiry_ref: Ref,
     d_out_ref: Ref, logsum_ref: Ref, dot_ref: Ref, dk_ref: Ref, dv_ref: Ref, dk_SH: Ref, dv_SH: Ref, *, blocks: int,
 ) -> None:  # fmt: skip
     """Gradients of one block of keys and values, accumulated over its blocks of queries and their heads."""
-    step = _step(total_ref, major_ref, minor_ref, whole_ref, blocks)
+    step = _step(total_ref, major_ref, packed_ref, blocks)
     head, heads = pl.program_id(2), pl.num_programs(2)
 
     @pl.when(step.live & step.first & (head == 0))
@@ -351,9 +355,7 @@ def _key_gradient_kernel(
         dv_ref[...] = dv_SH[...].astype(dv_ref.dtype)
 
 
-def _scores(
-    k_ref: Ref, q_ref: Ref, expiry_ref: Ref, query_block: Array, key_block: Array, masked: bool
-) -> Array:  # fmt: skip
+def _scores(k_ref: Ref, q_ref: Ref, expiry_ref: Ref, query_block: Array, key_block: Array, masked: bool) -> Array:
     """Unscaled scores, float32 [S, C]; LOWEST where a query does not see a key."""
     scores_SC = _product(k_ref[...], q_ref[...], ((1,), (1,)))
     if not masked:

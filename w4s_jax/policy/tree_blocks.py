@@ -1,8 +1,8 @@
 """Which blocks of queries see which blocks of keys: the skipping that every tree attention shares.
 
-expiry → **visible_blocks** → row_pairs | flat_pairs | lists → the attentions of this room
+expiry → **visible_blocks**, **whole_blocks** → row_pairs | flat_pairs | lists → the attentions of this room
 
-Legend: B rows, T tokens of a row, I blocks of queries, J blocks of keys (I = J), P pairs of blocks.
+Legend: B rows, T tokens of a row, I blocks of queries, J blocks of keys, P pairs of blocks.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ LOWEST = float(np.finfo(np.float32).min)
 """Score of a masked key: finite, so that no difference of two is NaN."""
 FLOOR = -1e30
 """Where a running maximum starts: far below any score, and so far above LOWEST that a masked key weighs exactly 0."""
-
-
 KEPT = "tree_attention"
 """Name of what an attention computes forward and needs backward: remat policies can keep it (`transformer.REMAT`)."""
 

@@ -54,8 +54,12 @@ class Chip:
 
     @property
     def usable(self) -> float:
-        """Bytes that jax takes of it: of a GPU 75 %, or XLA_PYTHON_CLIENT_MEM_FRACTION of it."""
-        return self.hbm_bytes * (float(os.environ.get(_MEMORY_SHARE, "0.75")) if self.gpu else 1.0)
+        """Bytes that jax takes of it: of a GPU 75 %, or XLA_CLIENT_MEM_FRACTION of it."""
+        said = next(filter(None, map(os.environ.get, _MEMORY_SHARE)), "0.75")
+        try:
+            return self.hbm_bytes * (float(said) if self.gpu else 1.0)
+        except ValueError:
+            raise InputError(f"{_MEMORY_SHARE[0]}={said!r} is no number; give a share of a GPU, such as 0.92") from None
 
     @property
     def dimensions(self) -> int:
@@ -93,7 +97,7 @@ CHIPS: Mapping[str, Chip] = MappingProxyType({
         link_bandwidth=900e9, network_bandwidth=400e9 / 8,
     ),
 })  # fmt: skip
-_MEMORY_SHARE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+_MEMORY_SHARE = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 _HOST_GPUS = 8
 
 SLICES: Mapping[str, str] = MappingProxyType({

@@ -36,7 +36,8 @@ _NO_GPU = {
 """What keeps the CUDA plugin from looking for a GPU."""
 
 _JAX_SETS = {"TF_CPP_MIN_LOG_LEVEL": "1"}
-_CUDA_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
+CUDA_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
+"""Modules, either of which compiles for GPUs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,7 +140,7 @@ def gpus(name: str, per_host: int, hosts: int, *, memory: float, bandwidth: floa
     Raises:
         InputError: the plugin is not installed.
     """
-    if not any(map(importlib.util.find_spec, _CUDA_PLUGINS)):
+    if not any(map(importlib.util.find_spec, CUDA_PLUGINS)):
         raise InputError(
             f"topology={name}:{per_host} needs jax's CUDA plugin, which compiles for GPUs on any Linux machine; "
             "pip install 'jax[cuda13]' (about 4 GB), take .venv-aot of `make aot`, or leave --topology out for the "

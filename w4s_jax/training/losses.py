@@ -58,6 +58,11 @@ class Plan:
             return logits_BMV
         return jnp.where(jnp.arange(narrow_VD.shape[0])[None, None, :] < self.words, logits_BMV, -jnp.inf)
 
+    def row_groups(self, rows: int) -> int:
+        """Groups of rows that lie apart over `data`; their gradients of the table are summed after the last chunk."""
+        data = self.mesh.shape["data"]
+        return data if rows % data == 0 else 1
+
     def split(self, x_BMV: jax.Array) -> jax.Array:
         """Holds logits, or their gradients, to where the vocabulary lies."""
         return constrain(x_BMV, self.mesh, "data", None, VOCAB_AXES)
@@ -180,27 +185,38 @@ def _nll_forward(plan: Plan, *given: jax.Array) -> tuple[jax.Array, tuple[jax.Ar
 def _nll_backward(plan: Plan, given: tuple[jax.Array, ...], d_nll_PBM: jax.Array) -> tuple[Any, ...]:
     hidden_PBMD, table_VD, token_PBM, counts_PBM = given
     narrow_VD = table_VD.astype(plan.compute_dtype)
+    groups = plan.row_groups(hidden_PBMD.shape[1])
 
-    def compute(d_table: Any, piece: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
+    def grouped(x_BM: jax.Array) -> jax.Array:
+        """[B, …] → [G, B / G, …]."""
+        return x_BM.reshape(groups, -1, *x_BM.shape[1:])
+
+    def compute(d_table_GVD: Any, piece: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
         hidden_BMD, token_BM, counts_BM, d_nll_BM = piece
         logits_BMV = plan.logits(hidden_BMD, narrow_VD)
         scale_BM1 = jnp.where(counts_BM, d_nll_BM, 0.0)[:, :, None]
         d_logits_BMV = scale_BM1 * (jax.nn.softmax(logits_BMV, axis=-1) - _hit(logits_BMV, token_BM))
         d_logits_BMV = plan.split(d_logits_BMV).astype(plan.compute_dtype)
-        d_hidden_BMD = jnp.einsum("BMV,VD->BMD", d_logits_BMV, narrow_VD).astype(hidden_BMD.dtype)
+        # Parts of the vocabulary are summed before they are rounded: the mesh decides no digit.
+        d_hidden_BMD = jnp.einsum("BMV,VD->BMD", d_logits_BMV, narrow_VD, preferred_element_type=jnp.float32)
         if plan.learns:
             hidden_BMD = constrain(hidden_BMD.astype(plan.compute_dtype), plan.mesh, "data")
-            d_table += jnp.einsum("BMV,BMD->VD", d_logits_BMV, hidden_BMD, preferred_element_type=jnp.float32)
-        return d_table, d_hidden_BMD
+            both = grouped(d_logits_BMV), grouped(hidden_BMD)
+            d_table_GVD += jnp.einsum("GBMV,GBMD->GVD", *both, preferred_element_type=jnp.float32)
+        return d_table_GVD, d_hidden_BMD.astype(piece[0].dtype)
 
-    def one(d_table: Any, piece: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
+    def one(d_table_GVD: Any, piece: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
         skip = jnp.zeros_like(piece[0])
-        found: tuple[Any, jax.Array] = jax.lax.cond(jnp.any(piece[2]), compute, lambda d, _: (d, skip), d_table, piece)
+        found: tuple[Any, jax.Array] = jax.lax.cond(
+            jnp.any(piece[2]), compute, lambda d, _: (d, skip), d_table_GVD, piece
+        )
         return found
 
-    start: Any = constrain(jnp.zeros(table_VD.shape, jnp.float32), plan.mesh, VOCAB_AXES) if plan.learns else ()
-    d_table, d_hidden_PBMD = jax.lax.scan(one, start, (hidden_PBMD, token_PBM, counts_PBM, d_nll_PBM))
-    d_table_VD = d_table.astype(table_VD.dtype) if plan.learns else jnp.zeros_like(table_VD)
+    start: Any = ()
+    if plan.learns:
+        start = constrain(jnp.zeros((groups, *table_VD.shape), jnp.float32), plan.mesh, "data", VOCAB_AXES)
+    d_table_GVD, d_hidden_PBMD = jax.lax.scan(one, start, (hidden_PBMD, token_PBM, counts_PBM, d_nll_PBM))
+    d_table_VD = jnp.sum(d_table_GVD, axis=0).astype(table_VD.dtype) if plan.learns else jnp.zeros_like(table_VD)
     nothing = (np.zeros(x.shape, jax.dtypes.float0) for x in (token_PBM, counts_PBM))
     return d_hidden_PBMD, d_table_VD, *nothing
 
