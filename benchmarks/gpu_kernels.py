@@ -156,6 +156,8 @@ def main() -> None:
         topology, head_dim, dtype = given.case.split(",")
         compile_case(topology, int(head_dim), dtype)
         return
+    if tool("ptxas") is None or not any(map(importlib.util.find_spec, CUDA_PLUGINS)):
+        sys.exit("benchmarks.gpu_kernels needs jax's CUDA plugin and its ptxas; `make aot` makes .venv-aot with both")
     header = (
         "GPU, head size, type | kernel | tile, warps | registers | spilled, bytes | shared, KiB | instructions a score"
     )
