@@ -5,26 +5,29 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from absl import flags
 
-from experiments.meta_agent import generator_config, load_model, mesh_of_flags
+from experiments.meta_agent import find_config, generator_config, load_model
 from w4s_jax.policy.chat import Chat
 from w4s_jax.policy.generate import Generator, in_compute_dtype
 from w4s_jax.policy.local import LocalPolicy
+from w4s_jax.policy.sharding import host_mesh, make_mesh
 from w4s_jax.policy.transformer import Transformer
 
 FLAGS = flags.FLAGS
 
 
 def open_local_agent() -> LocalPolicy:
-    """Reads the model onto the mesh of `--mesh`, adapters merged.
+    """Reads the model onto the mesh of `--mesh`, or with its heads split over all devices, adapters merged.
 
     Raises:
         InputError: it is none of what `--meta_agent` can be, or cannot be read.
         CheckpointError: a run directory holds no readable checkpoint.
     """
-    mesh = mesh_of_flags()
+    config = find_config(FLAGS.meta_agent, "meta_agent")
+    mesh = make_mesh(FLAGS.mesh) if FLAGS.mesh else host_mesh(jax.devices(), config.num_kv_heads)
     loaded = load_model(FLAGS.meta_agent, mesh, FLAGS.param_dtype, flag="meta_agent")
     model = Transformer(
         config=loaded.config,

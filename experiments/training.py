@@ -55,7 +55,7 @@ class Training:
         self.tell("sampling_variables")
         kept = self.learner.state.variables
         variables = in_compute_dtype(kept, self.agent.model.compute_dtype)
-        if jax.process_count() == 1:
+        if self.learner.trainer.mesh.size == 1:
             copied: dict[str, Any] = jax.tree.map(
                 lambda x, own: jnp.copy(x) if x.dtype == own.dtype else x, variables, kept
             )
@@ -127,8 +127,8 @@ def open_training(run: RunDirectory, stored: Sequence[Trajectory], tell: Callabl
 
 
 def sampling_mesh(trainer: Trainer) -> jax.sharding.Mesh:
-    """Where this process samples: the mesh of the run, or its own devices where there are other processes."""
-    if jax.process_count() == 1:
+    """Where this process samples: on its own devices, heads split over them, whatever the mesh that trains."""
+    if trainer.mesh.size == 1:
         return trainer.mesh
     return sharding.host_mesh(jax.local_devices(), trainer.model.config.num_kv_heads)
 
