@@ -8,10 +8,17 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 from rlao_runs import one_line, records
+from tiny_policy import FAMILIES
 
 from benchmarks.kill_and_resume import FLAGS, Left, differences, ended, stopped_when, turns_stored
+from experiments.training import sampling_mesh
+from w4s_jax.policy.sharding import make_mesh
+from w4s_jax.policy.transformer import Transformer
+from w4s_jax.training.optimizer import OptimizerConfig
+from w4s_jax.training.step import Trainer
 
 pytestmark = pytest.mark.slow
 
@@ -172,3 +179,23 @@ def test_a_bad_command_line_starts_nothing(arguments, said):
 def test_distributed_without_a_description_of_the_processes_is_one_line(shared, tmp_path):
     done = shared.command.finish(tmp_path / "run", "--distributed")
     assert "--distributed: the other processes cannot be found" in one_line(done, 2)
+
+
+FOUR_DEVICES = """
+import os, runpy
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+runpy.run_module("experiments.rlao", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_one_process_with_four_devices_trains_on_all_and_samples_with_its_heads_split(shared):
+    """Weights lie on `fsdp` while they train; a decode step would gather all of them for every token."""
+    run_dir = shared.root / "four_devices"
+    flags = (*FLAGS, f"--meta_agent={shared.command.agent}", f"--run_dir={run_dir}", "--num_rounds=1")
+    done = shared.command.python_to_end("-c", FOUR_DEVICES, *flags)
+    assert done.returncode == 0, done.stderr
+    assert updates(run_dir)[0]["loss"] == pytest.approx(updates(shared.run_dir)[0]["loss"], rel=1e-4)
+    mesh = make_mesh("fsdp=4", jax.devices()[:4])
+    trainer = Trainer(model=Transformer(config=FAMILIES["qwen2"], mesh=mesh), mesh=mesh, optimizer=OptimizerConfig())
+    assert dict(sampling_mesh(trainer).shape)["fsdp"] == 1
+    assert dict(sampling_mesh(trainer).shape)["tensor"] == FAMILIES["qwen2"].num_kv_heads
