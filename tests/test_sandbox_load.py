@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import socket
+import statistics
 import time
 
 import pytest
@@ -65,10 +66,12 @@ async def run(sandbox, code, ask=None, limits=QUICK):
 async def test_a_child_that_sends_without_pause_keeps_nobody_waiting(sandbox):
     flood = asyncio.create_task(run(sandbox, FLOOD, limits=Limits(wall_seconds=2.0)))
     await asyncio.sleep(0.05)
+    seconds = []
     for _ in range(5):
         begun = time.monotonic()
         assert (await run(sandbox, HONEST)).answer == "hello"
-        assert time.monotonic() - begun < 3.0  # without turns for others: 17 s
+        seconds.append(time.monotonic() - begun)
+    assert statistics.median(seconds) < 3.0  # without turns for others: 17 s; a busy machine may delay one
     ended = await flood
     assert ended.status in (RunStatus.LIMIT, RunStatus.TIMEOUT)
     assert ended.seconds < 4.0
