@@ -26,8 +26,10 @@ def open_local_agent() -> LocalPolicy:
         InputError: it is none of what `--meta_agent` can be, or cannot be read.
         CheckpointError: a run directory holds no readable checkpoint.
     """
-    config = find_config(FLAGS.meta_agent, "meta_agent")
-    mesh = make_mesh(FLAGS.mesh) if FLAGS.mesh else host_mesh(jax.devices(), config.num_kv_heads)
+    if FLAGS.mesh:
+        mesh = make_mesh(FLAGS.mesh)
+    else:
+        mesh = host_mesh(jax.devices(), find_config(FLAGS.meta_agent, "meta_agent").num_kv_heads)
     loaded = load_model(FLAGS.meta_agent, mesh, FLAGS.param_dtype, flag="meta_agent")
     model = Transformer(
         config=loaded.config,

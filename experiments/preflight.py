@@ -84,7 +84,7 @@ def find_place(config: ModelConfig, mesh_spec: str) -> Place:
         name=name,
         chip=chip,
         mesh=mesh,
-        host_mesh=sharding.host_mesh(host, config.num_kv_heads) if len(devices) > 1 else mesh,
+        host_mesh=sharding.host_mesh(host, config.num_kv_heads),
         bandwidth=roofline.axis_bandwidth(topology, mesh)
         if FLAGS.topology
         else dict.fromkeys(mesh.shape, float("inf")),

@@ -128,8 +128,6 @@ def open_training(run: RunDirectory, stored: Sequence[Trajectory], tell: Callabl
 
 def sampling_mesh(trainer: Trainer) -> jax.sharding.Mesh:
     """Where this process samples: on its own devices, heads split over them, whatever the mesh that trains."""
-    if trainer.mesh.size == 1:
-        return trainer.mesh
     return sharding.host_mesh(jax.local_devices(), trainer.model.config.num_kv_heads)
 
 

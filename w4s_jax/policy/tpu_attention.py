@@ -120,6 +120,7 @@ class _Walk(NamedTuple):
 
     grid: tuple[Any, ...]
     pairs: Pairs
+    """From `_packed`."""
     q: pl.BlockSpec
     """Of [B, N, T, H]."""
     k: pl.BlockSpec
@@ -141,7 +142,6 @@ class _Walk(NamedTuple):
         scratch: list[tuple[int, ...]],
     ) -> tuple[Array, ...]:
         """Runs a kernel over the walk: what is prefetched, the inputs, the outputs, then scratch."""
-        packed = 2 * self.pairs.minor + self.pairs.whole  # in one list, as scalar memory bounds the longest batch
         spec = pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=3,
             grid=self.grid,
@@ -159,14 +159,14 @@ class _Walk(NamedTuple):
             ),
             interpret=self.interpret,
             name=kernel.__name__.strip("_"),
-        )(self.pairs.total[None], self.pairs.major, packed, *(array for _, array in inputs))
+        )(self.pairs.total[None], self.pairs.major, self.pairs.minor, *(array for _, array in inputs))
         return results
 
 
 def _by_query(q_BNTH: Array, k_BKTH: Array, expiry_BT: Array, block: int, interpret: bool) -> _Walk:
     """Heads of queries × pairs; what belongs to one block of queries is visited in a row."""
     heads, per_kv, blocks = q_BNTH.shape[1], q_BNTH.shape[1] // k_BKTH.shape[1], q_BNTH.shape[2] // block
-    pairs = flat_pairs(expiry_BT, block)
+    pairs = _packed(*flat_pairs(expiry_BT, block))
 
     def at(n: Any, p: Any, _: Ref, major: Ref, packed: Ref) -> tuple[Any, ...]:
         row, i = _split(major[p], blocks)
@@ -179,7 +179,7 @@ def _by_query(q_BNTH: Array, k_BKTH: Array, expiry_BT: Array, block: int, interp
 def _by_key(q_BNTH: Array, k_BKTH: Array, expiry_BT: Array, block: int, interpret: bool) -> _Walk:
     """Heads of keys × pairs × query heads that share them; what belongs to one block of keys is visited in a row."""
     kv_heads, per_kv, blocks = k_BKTH.shape[1], q_BNTH.shape[1] // k_BKTH.shape[1], q_BNTH.shape[2] // block
-    pairs = flat_pairs(expiry_BT, block, by_key=True)
+    pairs = _packed(*flat_pairs(expiry_BT, block, by_key=True))
 
     def at(k: Any, p: Any, r: Any, _: Ref, major: Ref, packed: Ref) -> tuple[Any, ...]:
         row, j = _split(major[p], blocks)
@@ -197,6 +197,11 @@ def _steps(pairs: Pairs, interpret: bool) -> Any:
 def _split(major: Array, blocks: int) -> tuple[Array, Array]:
     """Row and block within the row; not by `//`, whose care for negative numbers no kernel needs."""
     return lax.div(major, np.int32(blocks)), lax.rem(major, np.int32(blocks))
+
+
+def _packed(pairs: Pairs, whole: Array) -> Pairs:
+    """With 2 · minor + whole as minor: one list less, as scalar memory bounds the longest batch."""
+    return pairs._replace(minor=2 * pairs.minor + whole)
 
 
 def _minor(packed: Array) -> Array:

@@ -274,14 +274,13 @@ def look_up(table_VD: Array, tokens_BT: Array) -> Array:
 
 
 def _look_up_forward(table_VD: Array, tokens_BT: Array) -> tuple[Array, Any]:
-    return look_up(table_VD, tokens_BT), (tokens_BT, jnp.zeros((table_VD.shape[0], 0), table_VD.dtype))
+    return look_up(table_VD, tokens_BT), (table_VD, tokens_BT)
 
 
 def _look_up_backward(saved: Any, d_rows_BTD: Array) -> tuple[Array, np.ndarray]:
-    tokens_BT, like_V0 = saved
-    d_table_VD = jnp.zeros((like_V0.shape[0], d_rows_BTD.shape[-1]), jnp.float32)
-    d_table_VD = d_table_VD.at[tokens_BT].add(d_rows_BTD.astype(jnp.float32))
-    return d_table_VD.astype(like_V0.dtype), np.zeros(tokens_BT.shape, jax.dtypes.float0)
+    table_VD, tokens_BT = saved
+    d_table_VD = jnp.zeros(table_VD.shape, jnp.float32).at[tokens_BT].add(d_rows_BTD.astype(jnp.float32))
+    return d_table_VD.astype(table_VD.dtype), np.zeros(tokens_BT.shape, jax.dtypes.float0)
 
 
 look_up.defvjp(_look_up_forward, _look_up_backward)

@@ -32,8 +32,6 @@ class Pairs(NamedTuple):
     """int32 [P]: the block that they come from."""
     total: Array
     """int32 []."""
-    whole: Array
-    """int32 [P]: 1 where every query of the pair sees every key, so that no mask is needed."""
 
 
 class Lists(NamedTuple):
@@ -88,10 +86,10 @@ def whole_blocks(expiry_BT: Array, query_block: int, key_block: int) -> Array:
 
 def row_pairs(expiry_T: Array, block: int) -> Pairs:
     """The visible pairs of one row; major are its blocks of queries, in order."""
-    return _listed(visible_blocks(expiry_T[None], block)[0], whole_blocks(expiry_T[None], block, block)[0])
+    return _listed(visible_blocks(expiry_T[None], block)[0])
 
 
-def flat_pairs(expiry_BT: Array, block: int, *, by_key: bool = False) -> Pairs:
+def flat_pairs(expiry_BT: Array, block: int, *, by_key: bool = False) -> tuple[Pairs, Array]:
     """The visible pairs of all rows as one list; each major block is there, with its diagonal at least.
 
     Args:
@@ -100,12 +98,15 @@ def flat_pairs(expiry_BT: Array, block: int, *, by_key: bool = False) -> Pairs:
         by_key: major are blocks of keys instead of queries.
 
     Returns:
-        Pairs whose `major` counts through the rows (row · blocks + block) and whose `minor` is a block of that row.
+        Pairs whose `major` counts through the rows (row · blocks + block) and whose `minor` is a block of that row, and
+        bool [P]: whether every query of a pair sees every key, so that no mask is needed.
     """
     visible_BIJ = visible_blocks(expiry_BT, block)
     visible_BIJ |= jnp.eye(visible_BIJ.shape[1], dtype=bool)[None]
     both = visible_BIJ, whole_blocks(expiry_BT, block, block)
-    return _listed(*((jnp.swapaxes(x, 1, 2) if by_key else x).reshape(-1, x.shape[2]) for x in both))
+    visible, whole = ((jnp.swapaxes(x, 1, 2) if by_key else x).reshape(-1, x.shape[2]) for x in both)
+    pairs = _listed(visible)
+    return pairs, whole[pairs.major, pairs.minor]
 
 
 def lists(visible: Array, first: Array | None = None) -> Lists:
@@ -120,11 +121,11 @@ def lists(visible: Array, first: Array | None = None) -> Lists:
     return Lists(order, *(jnp.sum(x, axis=-1, dtype=jnp.int32) for x in (first, visible)))
 
 
-def _listed(visible: Array, whole: Array) -> Pairs:
-    """The visible entries of [majors, minors] first, in order."""
+def _listed(visible: Array) -> Pairs:
+    """The true entries of [majors, minors] first, in order."""
     minors = visible.shape[1]
     order, _, total = lists(visible.reshape(-1))
-    return Pairs(order // minors, order % minors, total, whole.reshape(-1)[order].astype(jnp.int32))
+    return Pairs(order // minors, order % minors, total)
 
 
 def power_scale(head_dim: int) -> float:

@@ -36,6 +36,7 @@ _NO_GPU = {
 """What keeps the CUDA plugin from looking for a GPU."""
 
 _JAX_SETS = {"TF_CPP_MIN_LOG_LEVEL": "1"}
+"""What jax sets by itself: nobody's wish, unlike any other value."""
 CUDA_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 """Modules, either of which compiles for GPUs."""
 
