@@ -16,6 +16,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -29,7 +30,7 @@ EXIT_BUDGET = 3
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs `main` under absl; turns the errors of the house into one line and an exit code."""
+    """Runs `main` under absl; turns errors of the library into one line and an exit code."""
     logging.set_verbosity(logging.ERROR)  # of the libraries that log through absl: orbax and jax say much
     ours = std_logging.getLogger("w4s_jax")
     ours.addHandler(_handler())
@@ -68,14 +69,14 @@ def _fail(text: str, code: int) -> None:
     sys.exit(code)
 
 
-def run_async(work: Coroutine[None, None, None]) -> None:
-    """Runs a coroutine; Ctrl-C and SIGTERM cancel it, let it save, and exit with 130 and 143.
+def run_async(work: Coroutine[Any, Any, Any]) -> Any:
+    """Runs a coroutine and returns its result; Ctrl-C and SIGTERM cancel it, let it save, and exit with 130 and 143.
 
     The command that resumes is printed: a run directory makes the same command go on.
     """
     stopped_by: list[int] = []
 
-    async def supervised() -> None:
+    async def supervised() -> Any:
         task = asyncio.ensure_future(work)
         loop = asyncio.get_running_loop()
 
@@ -90,10 +91,10 @@ def run_async(work: Coroutine[None, None, None]) -> None:
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop, number)
-        await task
+        return await task
 
     try:
-        asyncio.run(supervised())
+        return asyncio.run(supervised())
     except asyncio.CancelledError:
         if not stopped_by:
             raise

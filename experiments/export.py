@@ -12,9 +12,11 @@ from absl import flags
 
 from experiments import app
 from experiments import flags as shared
-from experiments.meta_agent import load_model, mesh_of_flags
 from w4s_jax.policy.hf import save_checkpoint
 from w4s_jax.policy.peft import save_adapter
+from w4s_jax.run.config import DeviceConfig, ExportConfig, RunConfig
+from w4s_jax.run.models import load_model, open_mesh
+from w4s_jax.run.options import names_of
 from w4s_jax.types import InputError
 
 FLAGS = flags.FLAGS
@@ -23,8 +25,7 @@ flags.DEFINE_string("model", "", "Run directory, Hugging Face folder or id, or t
 flags.DEFINE_string("output_dir", "", "Folder to make.")
 flags.DEFINE_boolean("adapter", False, "Write the LoRA adapters of a run in PEFT's format instead of merged weights.")
 flags.DEFINE_boolean("overwrite", False, "Replace --output_dir where it exists.")
-shared.define_device()
-shared.define_export()
+shared.define(RunConfig(), names_of(DeviceConfig) | names_of(ExportConfig))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -32,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if not FLAGS.model or not FLAGS.output_dir:
         raise InputError("--model and --output_dir are both needed, e.g. --model=runs/quickstart --output_dir=agent")
-    loaded = load_model(FLAGS.model, mesh_of_flags(), FLAGS.param_dtype, flag="model")
+    loaded = load_model(FLAGS.model, open_mesh(FLAGS.mesh), FLAGS.param_dtype, flag="model")
     if FLAGS.adapter:
         if loaded.lora is None:
             raise InputError(f"--adapter: {FLAGS.model} trained no adapters (--lora_rank=0); leave --adapter out")

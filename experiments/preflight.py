@@ -23,11 +23,13 @@ from absl import flags
 from experiments import app
 from experiments import flags as shared
 from experiments.measure import full_rows, local_chip, measured_seconds
-from experiments.meta_agent import find_config, generator_config, make_model
-from experiments.run_dir import write_out
-from experiments.training import optimizer_config
 from w4s_jax.policy import sharding
 from w4s_jax.policy.config import PRESETS, ModelConfig
+from w4s_jax.run.config import RLAO_OPTIONS, RunConfig
+from w4s_jax.run.directory import write_out
+from w4s_jax.run.meta_agent import with_settings
+from w4s_jax.run.models import find_config, generator_config, make_model
+from w4s_jax.run.training import optimizer_config
 from w4s_jax.training import preflight, roofline
 from w4s_jax.training.chips import CHIPS, Chip, Topology
 from w4s_jax.training.preflight import Compiled, DoesNotFitError, Memory, Sampler
@@ -37,7 +39,9 @@ from w4s_jax.types import InputError
 
 FLAGS = flags.FLAGS
 
-shared.define_all()
+RUN = shared.define(RunConfig(), RLAO_OPTIONS)
+shared.define_json_out()
+shared.define_dry_run()
 flags.DEFINE_string("model", "", "A preset (e.g. qwen2.5-coder-7b), or as --meta_agent (empty: that one).")
 flags.DEFINE_string("topology", "", "TPU slice or GPUs, e.g. v5e-16, v5e:4x4, h100:8 (empty: this machine's).")
 flags.DEFINE_integer("num_slices", 1, "Slices, or hosts of GPUs, joined along data.", lower_bound=1)
@@ -76,7 +80,7 @@ def find_place(config: ModelConfig, mesh_spec: str) -> Place:
         chip, name = topology.chip, topology.name
     else:
         devices, name = jax.devices(), f"{jax.device_count()} × {jax.devices()[0].device_kind}"
-        chip = local_chip(jnp.dtype(FLAGS.compute_dtype))
+        chip = local_chip(jnp.dtype(run_config().device.compute_dtype))
     data = f"data={FLAGS.num_slices},fsdp={len(devices) // FLAGS.num_slices}"
     mesh = sharding.make_mesh(mesh_spec or data, devices)
     host = topology.host.devices() if FLAGS.topology and topology.num_chips > topology.host.num_chips else devices
@@ -89,6 +93,11 @@ def find_place(config: ModelConfig, mesh_spec: str) -> Place:
         if FLAGS.topology
         else dict.fromkeys(mesh.shape, float("inf")),
     )
+
+
+def run_config() -> RunConfig:
+    """The run of the flags, with the general settings."""
+    return with_settings(RUN.config(), {})
 
 
 def model_name() -> str:
@@ -107,13 +116,17 @@ def named_config(spec: str) -> ModelConfig:
 
 def make_trainer(config: ModelConfig, place: Place) -> Trainer:
     """The trainer of a run with these flags."""
-    return Trainer(model=make_model(config, place.mesh), mesh=place.mesh, optimizer=optimizer_config(0))
+    return Trainer(
+        model=make_model(config, run_config(), place.mesh),
+        mesh=place.mesh,
+        optimizer=optimizer_config(run_config().training, 0),
+    )
 
 
 def compile_sampler(trainer: Trainer, place: Place) -> Sampler:
     """The decode step with the flags' shapes."""
     model = trainer.model
-    return preflight.compile_sampler(model, generator_config(model.config), place.host_mesh)
+    return preflight.compile_sampler(model, generator_config(model.config, run_config()), place.host_mesh)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -329,7 +342,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"remedy          {remedy(result['suggested_mesh'], place.chip)}")
     if FLAGS.measure:
         measure(result, trainer, found.rows)
-    write_out(result)
+    write_out(FLAGS.json_out, result)
 
 
 def refused(error: DoesNotFitError, config: ModelConfig, place: Place) -> None:
@@ -343,7 +356,7 @@ def refused(error: DoesNotFitError, config: ModelConfig, place: Place) -> None:
             "hbm_bytes_per_chip": place.chip.usable,
         }
         answer = {"model": model_name(), **sizes, "fits": False, "largest_batch": 0, "suggested_mesh": mesh}
-        write_out(answer)
+        write_out(FLAGS.json_out, answer)
 
 
 def measure(result: dict[str, Any], trainer: Trainer, rows: int) -> None:

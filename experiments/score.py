@@ -17,9 +17,11 @@ from absl import flags
 
 from experiments import app
 from experiments import flags as shared
-from experiments.meta_agent import load_model, mesh_of_flags
 from w4s_jax.policy.chat import Chat
 from w4s_jax.policy.transformer import Transformer
+from w4s_jax.run.config import DeviceConfig, RunConfig
+from w4s_jax.run.models import load_model, open_mesh
+from w4s_jax.run.options import names_of
 from w4s_jax.training.scoring import token_logprobs
 from w4s_jax.types import InputError, Message
 
@@ -30,7 +32,7 @@ flags.DEFINE_string("model", "", "Hugging Face folder or id, run directory, or t
 flags.DEFINE_string("text_file", "", "UTF-8 text to score, special tokens included.")
 flags.DEFINE_string("chat_file", "", "JSON list of {role, content} to score, rendered by the model's chat template.")
 flags.DEFINE_string("json_out", "", "Write token_ids, logprobs and sum to this file.")
-shared.define_device(compute_dtype="float32")
+shared.define(RunConfig(device=DeviceConfig(compute_dtype="float32")), names_of(DeviceConfig))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -40,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError("--model is empty; give a Hugging Face folder or id, a run directory, or tiny")
     if bool(FLAGS.text_file) == bool(FLAGS.chat_file):
         raise InputError("give one of --text_file and --chat_file")
-    mesh = mesh_of_flags()
+    mesh = open_mesh(FLAGS.mesh)
     loaded = load_model(FLAGS.model, mesh, FLAGS.param_dtype, flag="model")
     ids = token_ids(Chat.load(loaded.folder))
     model = Transformer(

@@ -22,10 +22,11 @@ from absl import flags
 
 from experiments import app
 from experiments import flags as shared
-from experiments.world import load_tasks, task_names
 from w4s_jax.executor.prices import SIMULATED_PRICE
 from w4s_jax.executor.simulator import SimulatedBackend
 from w4s_jax.executor.simulator.server import FaultKind, ServerOptions, serve
+from w4s_jax.run.config import SIMULATE_OPTIONS, RunConfig
+from w4s_jax.run.tasks import load_tasks, task_names
 from w4s_jax.types import InputError
 
 FLAGS = flags.FLAGS
@@ -37,7 +38,7 @@ _AS_GIVEN = (
 """Flags that decide the questions: the client's run has to have the same."""
 
 _DEFAULTS = ServerOptions()
-shared.define_tasks()
+TASKS = shared.define(RunConfig(), SIMULATE_OPTIONS)
 flags.DEFINE_integer("port", 0, "Port on 127.0.0.1 (0: a free one).", lower_bound=0, upper_bound=65_535)
 flags.DEFINE_float("latency_scale", _DEFAULTS.latency_scale, "Seconds slept a simulated second.", lower_bound=0.0)
 flags.DEFINE_float("latency_sigma", _DEFAULTS.latency_sigma, "Log-normal spread of the latency.", lower_bound=0.0)
@@ -96,7 +97,8 @@ async def simulate() -> int:
         retry_after=FLAGS.retry_after,
         unsupported=frozenset(FLAGS.unsupported),
     )
-    tasks = load_tasks(itertools.chain(*task_names()))
+    config = TASKS.config().tasks
+    tasks = load_tasks(config, itertools.chain(*task_names(config)))
     backend = SimulatedBackend(tasks=tasks.values())
     try:
         async with serve(backend, FLAGS.port, options) as url:

@@ -21,13 +21,13 @@ from absl import flags
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from experiments import app
-from experiments.progress import Progress
 from w4s_jax.policy.chat import Chat
 from w4s_jax.policy.config import ModelConfig
 from w4s_jax.policy.hf import save_checkpoint
 from w4s_jax.policy.sharding import make_mesh
 from w4s_jax.policy.transformer import Transformer, init_variables
 from w4s_jax.prompts import CompactTemplate
+from w4s_jax.run.progress import Progress
 from w4s_jax.tasks.toy import FAMILIES, SEEN
 from w4s_jax.training.learner import Learner, LearnerConfig
 from w4s_jax.training.optimizer import OptimizerConfig

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from experiments.closing import (
+from w4s_jax.rollout.collect import Problem
+from w4s_jax.run.closing import (
     Finalist,
     Result,
     as_json,
@@ -14,7 +15,6 @@ from experiments.closing import (
     search_finalists,
     seed_finalists,
 )
-from w4s_jax.rollout.collect import Problem
 from w4s_jax.tasks.base import ItemTask
 from w4s_jax.types import (
     Candidate,

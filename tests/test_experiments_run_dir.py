@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from experiments.metrics import MetricsLog, round_values
-from experiments.run_dir import RunDirectory
+from w4s_jax.run.directory import RunDirectory
+from w4s_jax.run.metrics import MetricsLog, round_values
 from w4s_jax.types import Candidate, CandidateStatus, InputError, StoreError, Trajectory, Turn
 
 FLAGS = {"tau": "--tau=0.4", "evaluate_before": "--evaluate_before", "concurrency": "--concurrency=64"}

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from benchmarks.kill_and_resume import ROOT
-from experiments.meta_agent import TINY
+from w4s_jax.run.models import TINY
 
 DIALOGUE = [
     {"role": "user", "content": "Write a workflow. <|im_end|>"},

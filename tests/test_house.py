@@ -12,6 +12,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "w4s_jax"
 HOST = frozenset("types mdp prompts tasks workflows executor sandbox rollout search reports runtime".split())
 DEVICE = frozenset({"policy", "training"})
+RUN_ON_DEVICES = frozenset("export local_agent metrics models processes rlao rounds training".split())
+"""Modules of `run` that train or sample on this machine's devices; a search with an API and an evaluation need none."""
 OF_DEVICES = frozenset("jax jaxlib flax optax orbax safetensors tokenizers transformers tensorboardX torch".split())
 """What the extra `train` brings: whoever only runs a finished workflow has none of it."""
 MAY_IMPORT = {
@@ -81,7 +83,35 @@ def of_rooms(rooms):
 
 
 def test_every_module_is_in_a_room():
-    assert {room_of(path) for path in modules(PACKAGE)} <= HOST | DEVICE | {""}
+    assert {room_of(path) for path in modules(PACKAGE)} <= HOST | DEVICE | {"", "run"}
+
+
+def test_nothing_but_the_front_door_imports_what_a_run_is_made_of():
+    def of_run(path):
+        return {name for name in imported(path) if name.startswith("w4s_jax.run.") or name == "w4s_jax.run"}
+
+    assert broken(of_run, of_rooms(HOST | DEVICE)) == []
+
+
+def test_a_run_without_a_local_model_imports_no_array_library():
+    """What is imported inside a function, where a local model is asked for, does not count."""
+
+    def while_loading(path):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found = set()
+        for node in tree.body:
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module)
+        of_devices = {f"w4s_jax.{room}" for room in DEVICE} | {f"w4s_jax.run.{name}" for name in RUN_ON_DEVICES}
+        return {
+            n for n in found if n.split(".")[0] in OF_DEVICES or any(f"{n}.".startswith(f"{d}.") for d in of_devices)
+        }
+
+    light = [path for path in of_rooms({"run"}) if path.stem not in RUN_ON_DEVICES]
+    assert len(light) > 10
+    assert broken(while_loading, light) == []
 
 
 def test_the_host_half_imports_no_array_library():

@@ -14,9 +14,9 @@ from rlao_runs import one_line, records
 from tiny_policy import FAMILIES
 
 from benchmarks.kill_and_resume import FLAGS, Left, differences, ended, stopped_when, turns_stored
-from experiments.training import sampling_mesh
 from w4s_jax.policy.sharding import make_mesh
 from w4s_jax.policy.transformer import Transformer
+from w4s_jax.run.training import sampling_mesh
 from w4s_jax.training.optimizer import OptimizerConfig
 from w4s_jax.training.step import Trainer
 

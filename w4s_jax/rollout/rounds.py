@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol
 
 from w4s_jax.rollout.collect import Collector, OnTurn, Problem
@@ -40,7 +40,7 @@ async def collect_round(
     *,
     in_flight: int = 8,
     on_turn: OnTurn | None = None,
-) -> AsyncIterator[Trajectory]:
+) -> AsyncGenerator[Trajectory]:
     """Collects the trajectories of a plan, or this host's share of it.
 
     A cancellation, and closing the iterator early, cancel what is in flight; finished

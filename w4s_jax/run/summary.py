@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.closing import Result, as_json, labelled, metric_of, paired_gain, pooled
 from w4s_jax.executor.ledger import Summary
+from w4s_jax.run.closing import Result, as_json, labelled, metric_of, paired_gain, pooled
 from w4s_jax.types import Purpose
 
 SIMULATED = (
@@ -44,7 +44,7 @@ def summary_json(
     simulated: bool,
     paths: Paths,
 ) -> dict[str, Any]:
-    """The keys of DESIGN's `summary.json`, and by task and paired gain beside them."""
+    """The keys of `summary.json`: results by label, pooled and by task, paired gains, rounds, what was spent, paths."""
     labels = dict.fromkeys(result.finalist.label for result in results)
     found: dict[str, Any] = {label: as_json(labelled(results, label)) for label in labels}
     gains = {}
@@ -86,7 +86,7 @@ _TITLES = {
 }
 
 
-def printed(results: Sequence[Result], summary: Mapping[str, Any], tasks: Sequence[str]) -> str:
+def format_summary(results: Sequence[Result], summary: Mapping[str, Any], tasks: Sequence[str]) -> str:
     """The summary as people read it."""
     metric = metric_of(results)
     named = "accuracy" if metric == "accuracy" else f"mean {metric}"
@@ -101,15 +101,15 @@ def printed(results: Sequence[Result], summary: Mapping[str, Any], tasks: Sequen
         lines.append(f"  {'gain, paired by item':<34} {gain['difference']:+.3f} [{low:+.3f}, {high:+.3f}]")
     if summary["mean_reward"]:
         lines.append("Mean reward a round: " + "  ".join(f"{reward:.2f}" for reward in summary["mean_reward"]))
-    lines.append(spent_shown(summary))
+    lines.append(format_spent(summary))
     shown = {"best workflow": "best_workflow", "checkpoint": "checkpoint", "Hugging Face export": "hf_export"}
-    lines += paths_shown(summary, shown | {"report": "report"})
+    lines += format_paths(summary, shown | {"report": "report"})
     if summary["simulated"]:
         lines += ["", SIMULATED]
     return "\n".join(lines)
 
 
-def spent_shown(summary: Mapping[str, Any]) -> str:
+def format_spent(summary: Mapping[str, Any]) -> str:
     """Calls, tokens, USD and time in one line; a meta-agent behind an API is paid in real ones."""
     wrote = summary["usd_by"]["meta_agent"]
     usd, kind = summary["usd"], "USD"
@@ -123,7 +123,7 @@ def spent_shown(summary: Mapping[str, Any]) -> str:
     )
 
 
-def paths_shown(summary: Mapping[str, Any], keys: Mapping[str, str]) -> list[str]:
+def format_paths(summary: Mapping[str, Any], keys: Mapping[str, str]) -> list[str]:
     """A line for each result, by its title."""
     return [f"  {title:<20} {_short(summary[key])}" for title, key in keys.items()]
 

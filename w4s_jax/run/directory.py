@@ -1,6 +1,6 @@
 """A run directory: what a run is, what it did, and whether this command may go on with it.
 
-flags → **run directory** → resume, report
+RunConfig → **run directory** → resume, report
 """
 
 from __future__ import annotations
@@ -11,15 +11,20 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
-from experiments.flags import MAY_CHANGE_ON_RESUME
+from w4s_jax.run.config import RunConfig
+from w4s_jax.run.options import name_and_text, options
 from w4s_jax.types import InputError, StoreError, W4sError
+
+MAY_CHANGE_ON_RESUME = frozenset(
+    {name for name, option in options(RunConfig).items() if not option.decides_results}
+    | {"json_out", "dry_run", "output_dir", "flagfile"}
+)
+"""Options that decide no result (beyond rounding); every other one is refused on an existing run directory."""
 
 PACKAGES = ("w4s_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy", "openai")
 
@@ -46,18 +51,16 @@ class RunDirectory:
         self.versions = root / "versions.json"
 
     @contextmanager
-    def opened(
-        self, serialized: Mapping[str, str], may_change: Collection[str] = MAY_CHANGE_ON_RESUME
-    ) -> Iterator[bool]:
+    def opened(self, lines: Mapping[str, str], may_change: Collection[str] = MAY_CHANGE_ON_RESUME) -> Iterator[bool]:
         """Claims the directory for this process; yields whether it holds an earlier part of this run.
 
         Args:
-            serialized: every key flag by name, as `--name=value`.
-            may_change: names of flags that may have another value than before.
+            lines: Every option of the command by name, as `--name=value`; see `options.to_lines`.
+            may_change: Names of options that may have another value than before.
 
         Raises:
-            InputError: another process is running here, or a flag that decides results differs.
-            StoreError: the folder cannot be written.
+            InputError: Another process is running here, or an option that decides results differs.
+            StoreError: The folder cannot be written.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -73,8 +76,8 @@ class RunDirectory:
                 ) from None
             resumed = self.flags.exists()
             if resumed:
-                self._refuse_other_flags(serialized, may_change)
-            self.write(self.flags, "".join(f"{line}\n" for line in serialized.values()))
+                self._refuse_other_flags(lines, may_change)
+            self.write(self.flags, "".join(f"{line}\n" for line in lines.values()))
             try:
                 yield resumed
             except W4sError:
@@ -87,19 +90,18 @@ class RunDirectory:
         turns = self.trajectories.exists() and self.trajectories.stat().st_size > 0
         return turns or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
 
-    def _refuse_other_flags(self, serialized: Mapping[str, str], may_change: Collection[str]) -> None:
-        before = dict(_name_and_line(line) for line in self.flags.read_text().splitlines() if line.startswith("--"))
+    def _refuse_other_flags(self, lines: Mapping[str, str], may_change: Collection[str]) -> None:
+        before = {name_and_text(line)[0]: line for line in self.flags.read_text().splitlines()}
+        before.pop("", None)
         differing = sorted(
             name
-            for name in before.keys() | serialized.keys()
-            if name not in may_change and before.get(name) != serialized.get(name)
+            for name in before.keys() | lines.keys()
+            if name not in may_change and before.get(name, _default_line(name)) != lines.get(name, _default_line(name))
         )
         if differing:
-            shown = "; ".join(
-                f"{before.get(n, f'no --{n}')} became {serialized.get(n, f'no --{n}')}" for n in differing
-            )
+            changes = "; ".join(f"{before.get(n, f'no --{n}')} became {lines.get(n, f'no --{n}')}" for n in differing)
             raise InputError(
-                f"--run_dir={self.root} holds a run with other flags: {shown}; give those, or another --run_dir"
+                f"--run_dir={self.root} holds a run with other flags: {changes}; give those, or another --run_dir"
             )
 
     @staticmethod
@@ -131,20 +133,21 @@ class RunDirectory:
         return bool(own & {path, *path.parents})
 
 
-def write_out(value: Mapping[str, Any], run: RunDirectory | None = None) -> None:
-    """Writes what `--json_out` asks for, if it does; a pipe or a device is written to as it is.
+def write_out(json_out: str, value: Mapping[str, Any], run: RunDirectory | None = None) -> None:
+    """Writes a result where `--json_out` says; a pipe or a device is written to as it is.
 
     Args:
-        value: the result.
-        run: whose files it must not name.
+        json_out: A path; empty for nowhere.
+        value: The result.
+        run: Whose files it must not name.
 
     Raises:
-        InputError: it names one of them.
-        StoreError: it cannot be written.
+        InputError: It names one of them.
+        StoreError: It cannot be written.
     """
-    if not flags.FLAGS.json_out:
+    if not json_out:
         return
-    given = Path(flags.FLAGS.json_out)
+    given = Path(json_out)
     if run is not None and run.holds(given.resolve()):
         raise InputError(f"--json_out={given} is a file of the run itself; give another")
     if not given.is_relative_to("/dev") and (given.is_file() or not given.exists()):
@@ -161,32 +164,16 @@ def _as_text(value: Mapping[str, Any]) -> str:
     return json.dumps({"schema_version": 1, **value}, indent=1, allow_nan=False) + "\n"
 
 
-def _name_and_line(line: str) -> tuple[str, str]:
-    name = line.removeprefix("--").split("=", 1)[0]
-    return name.removeprefix("no") if "=" not in line and name.startswith("no") else name, line
+def _default_line(name: str) -> str:
+    """What a run says of an option that its command did not know; empty for none of ours."""
+    known = options(RunConfig)
+    return known[name].line(RunConfig()) if name in known else ""
 
 
 def flags_of(root: Path) -> dict[str, str]:
-    """The values, by name, of the flags that a run directory was made with; switches are left out."""
-    lines = RunDirectory(root).flags.read_text().splitlines()
-    return dict(line.removeprefix("--").split("=", 1) for line in lines if "=" in line)
-
-
-def serialized_flags(modules: Sequence[str]) -> dict[str, str]:
-    """Every key flag of the given modules by name, as a line that sets it again."""
-    found: dict[str, str] = {}
-    for module in modules:
-        for flag in flags.FLAGS.get_key_flags_for_module(module):
-            if flag.name not in ("run_dir", "flagfile", "dry_run") and (line := flag_line(flag)):
-                found[flag.name] = line
-    return dict(sorted(found.items()))
-
-
-def flag_line(flag: flags.Flag) -> str:
-    """The line of a flag file that sets a flag again; empty where it has no value."""
-    if flag.value is None:
-        return ""
-    return " ".join((flag.serialize() or f"--{flag.name}=").splitlines())  # a flag file holds a flag a line
+    """The texts, by name, of the options that a run directory was made with."""
+    pairs = map(name_and_text, RunDirectory(root).flags.read_text().splitlines())
+    return {name: text for name, text in pairs if name}
 
 
 def versions() -> dict[str, Any]:
@@ -206,7 +193,9 @@ def versions() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parent.parent.parent
+    if not (here / ".git").exists():  # installed: whatever repository lies around it is not ours
+        return ""
     try:
         found = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=False

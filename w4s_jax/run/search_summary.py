@@ -10,19 +10,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import flags
-
-from experiments import closing
-from experiments.run_dir import RunDirectory
-from experiments.summary import SIMULATED_EXECUTOR, paths_shown, spent_json, spent_shown
-from experiments.workflow_files import file_stems, spoken, spoken_test
-from experiments.world import World
 from w4s_jax.mdp import all_tried, best_tried
 from w4s_jax.rollout.collect import Problem
+from w4s_jax.run import closing
+from w4s_jax.run.artifacts import file_stems, format_test, format_validation
+from w4s_jax.run.directory import RunDirectory
+from w4s_jax.run.environment import Environment
+from w4s_jax.run.summary import SIMULATED_EXECUTOR, format_paths, format_spent, spent_json
 from w4s_jax.search.base import Found
 from w4s_jax.types import CandidateStatus, Evaluated
-
-FLAGS = flags.FLAGS
 
 _KEPT = 3
 """Workflows of a task that are written into files."""
@@ -60,7 +56,7 @@ class Searched:
 
 
 def summary_json(
-    searched: Sequence[Searched], results: Sequence[closing.Result], world: World, run: RunDirectory
+    searched: Sequence[Searched], results: Sequence[closing.Result], environment: Environment, run: RunDirectory
 ) -> dict[str, Any]:
     """The keys of `summary.json`: `searches` by task, `seeds` and `search` where the test split was opened, costs."""
     labels, stems = dict.fromkeys(result.finalist.label for result in results), file_stems(one.task for one in searched)
@@ -69,13 +65,13 @@ def summary_json(
     if gain is not None and gain.n > 1:
         found["gains"] = {"seeds_to_search": {"difference": gain.value, "n": gain.n, "ci95": [gain.low, gain.high]}}
     return found | {
-        "strategy": FLAGS.strategy,
-        "meta_agent": FLAGS.meta_agent,
-        "executor_model": world.executor.model,
+        "strategy": environment.config.optimize.strategy,
+        "meta_agent": environment.config.meta_agent.meta_agent,
+        "executor_model": environment.executor.model,
         "searches": {one.task: search_json(one, run, stems[one.task]) for one in searched},
-        **spent_json(world.calls.summary()),
-        "seconds": world.calls.spent.seconds,
-        "simulated": world.executor.simulated,
+        **spent_json(environment.calls.summary()),
+        "seconds": environment.calls.spent.seconds,
+        "simulated": environment.executor.simulated,
         "best_workflow": str(run.workflows / "best.py"),
         "report": str(run.report),
     }
@@ -84,7 +80,7 @@ def summary_json(
 def search_json(one: Searched, run: RunDirectory, stem: str) -> dict[str, Any]:
     """One search: how far it came, and the best seed and workflow by validation."""
 
-    def told_of(evaluated: Evaluated) -> dict[str, Any]:
+    def evaluated_json(evaluated: Evaluated) -> dict[str, Any]:
         feedback = evaluated.feedback
         return {
             "workflow": evaluated.workflow.name,
@@ -99,8 +95,8 @@ def search_json(one: Searched, run: RunDirectory, stem: str) -> dict[str, Any]:
         "turns": len(one.found.turns),
         "candidates": {str(status): one.candidates[status] for status in CandidateStatus},
         "stopped_by": None if one.found.stopped_by is None else str(one.found.stopped_by),
-        "seed": told_of(one.best_seed),
-        "best": told_of(one.found.best),
+        "seed": evaluated_json(one.best_seed),
+        "best": evaluated_json(one.found.best),
         "by_turn": [
             best_tried(one.found.start, one.found.turns[:n]).feedback.accuracy for n in range(len(one.found.turns) + 1)
         ],
@@ -108,23 +104,36 @@ def search_json(one: Searched, run: RunDirectory, stem: str) -> dict[str, Any]:
     }
 
 
-def printed(searched: Sequence[Searched], results: Sequence[closing.Result], summary: Mapping[str, Any]) -> str:
-    """The summary as people read it."""
+def format_search(
+    searched: Sequence[Searched], results: Sequence[closing.Result], summary: Mapping[str, Any], *, tested: bool
+) -> str:
+    """The summary as people read it.
+
+    Args:
+        searched: A search a task.
+        results: Of the closing evaluation; empty where there was none.
+        summary: As `summary_json`.
+        tested: Whether a closing evaluation was asked for.
+    """
     lines = [""]
     for one in searched:
         turns = len(one.found.turns)
         lines.append(f"{one.task}: {turns} turn{'s' if turns != 1 else ''}, stopped by {one.found.stopped_by}")
         if one.candidates.total() > one.candidates[CandidateStatus.OK]:
-            lines.append(f"  {'candidates':<30} {lost(one)}")
-        lines.append(f"  {'best seed, validation':<30} {one.best_seed.workflow.name}: {spoken(one.best_seed)}")
-        lines.append(f"  {'best workflow, validation':<30} {one.found.best.workflow.name}: {spoken(one.found.best)}")
+            lines.append(f"  {'candidates':<30} {format_lost(one)}")
+        lines.append(
+            f"  {'best seed, validation':<30} {one.best_seed.workflow.name}: {format_validation(one.best_seed)}"
+        )
+        lines.append(
+            f"  {'best workflow, validation':<30} {one.found.best.workflow.name}: {format_validation(one.found.best)}"
+        )
         if one.found.best.workflow == one.best_seed.workflow:
             lines.append(f"  {'':<30} nothing that was written beat the seeds")
         for result in results:
             if result.finalist.task == one.task:
                 title = {"seeds": "best seed, test", "search": "best workflow, test"}[result.finalist.label]
-                lines.append(f"  {title:<30} {spoken_test(one.problem.task.metric, result.evaluation)}")
-        if not results and not FLAGS.test:
+                lines.append(f"  {title:<30} {format_test(one.problem.task.metric, result.evaluation)}")
+        if not results and not tested:
             lines.append("  (the best of many on validation is optimistic; --test measures it on the test split)")
         if len(searched) > 1:
             lines.append(f"  {'workflow file':<30} {summary['searches'][one.task]['file']}")
@@ -132,14 +141,14 @@ def printed(searched: Sequence[Searched], results: Sequence[closing.Result], sum
     if gain:
         low, high = gain["ci95"]
         lines.append(f"gain on test, paired by item: {gain['difference']:+.3f} [{low:+.3f}, {high:+.3f}] n={gain['n']}")
-    lines.append(spent_shown(summary))
-    lines += paths_shown(summary, {"best workflow": "best_workflow", "report": "report"})
+    lines.append(format_spent(summary))
+    lines += format_paths(summary, {"best workflow": "best_workflow", "report": "report"})
     if summary["simulated"]:
         lines += ["", SIMULATED_EXECUTOR]
     return "\n".join(lines)
 
 
-def lost(one: Searched) -> str:
+def format_lost(one: Searched) -> str:
     """How many candidates ran, and why the others did not."""
     reasons = Counter(c.reason for turn in one.found.turns for c in turn.candidates if c.reason)
     reason = " ".join(reasons.most_common(1)[0][0].split())[:120]

@@ -1,6 +1,6 @@
 """The half of a run that every process has: what learns, and where it lasts.
 
-flags → **open_training** → Training → phases (leading process), follow (the others)
+RunConfig → **open_training** → Training → phases (leading process), follow (the others)
 
 Each method runs programs over the mesh of all processes. The leading process tells the
 others before it calls one; they are told to call the same.
@@ -16,15 +16,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from absl import flags
 
-from experiments.artefacts import export
-from experiments.distributed import Follower
-from experiments.meta_agent import MetaAgent, load_meta_agent, mesh_of_flags
-from experiments.run_dir import RunDirectory
 from w4s_jax.policy import sharding
 from w4s_jax.policy.generate import in_compute_dtype
 from w4s_jax.rollout.segments import SegmentStore
+from w4s_jax.run.config import RunConfig, TrainingConfig
+from w4s_jax.run.directory import RunDirectory
+from w4s_jax.run.export import export
+from w4s_jax.run.models import MetaAgent, load_meta_agent, open_mesh
+from w4s_jax.run.processes import Follower
 from w4s_jax.training.checkpoint import Checkpoints
 from w4s_jax.training.learner import Learner, LearnerConfig, StepRecord
 from w4s_jax.training.optimizer import OptimizerConfig
@@ -32,14 +32,13 @@ from w4s_jax.training.step import Trainer
 from w4s_jax.training.weights import BestAction, PositiveReward, RewardWeighted, WeightRule
 from w4s_jax.types import Trajectory, Turn
 
-FLAGS = flags.FLAGS
-
 
 @dataclasses.dataclass(kw_only=True)
 class Training:
     """A meta-agent on the mesh with all that training changes."""
 
-    run: RunDirectory
+    config: RunConfig
+    directory: RunDirectory
     agent: MetaAgent
     learner: Learner
     checkpoints: Checkpoints
@@ -92,20 +91,29 @@ class Training:
     def export(self) -> tuple[str, Path]:
         """Writes the Hugging Face folder; returns the path of the newest checkpoint (empty: no update) and its own."""
         self.tell("export")
-        return self.checkpoints.newest(), export(self.run, self.agent, self.learner.state)
+        return self.checkpoints.newest(), export(self.config, self.directory, self.agent, self.learner.state)
 
 
-def open_training(run: RunDirectory, stored: Sequence[Trajectory], tell: Callable[..., None]) -> Training:
+def open_training(
+    config: RunConfig, directory: RunDirectory, stored: Sequence[Trajectory], tell: Callable[..., None]
+) -> Training:
     """Loads the meta-agent onto the mesh, and what an earlier process has trained.
 
+    Args:
+        config: Of the run, resolved.
+        directory: Where checkpoints lie.
+        stored: Trajectories to train on alone; empty where rounds are collected.
+        tell: See `Training.tell`.
+
     Raises:
-        InputError: a flag that does not fit, or a meta-agent that cannot be read.
-        CheckpointError: there are checkpoints and none can be read.
+        InputError: An option that does not fit, or a meta-agent that cannot be read.
+        CheckpointError: There are checkpoints and none can be read.
     """
-    mesh = mesh_of_flags()
-    agent = load_meta_agent(FLAGS.meta_agent, mesh)
-    trainer = Trainer(model=agent.model, mesh=mesh, optimizer=optimizer_config(len(stored)))
-    checkpoints = Checkpoints(str(run.checkpoints.resolve()), keep=FLAGS.keep_checkpoints)
+    training = config.training
+    mesh = open_mesh(config.device.mesh)
+    agent = load_meta_agent(config, mesh)
+    trainer = Trainer(model=agent.model, mesh=mesh, optimizer=optimizer_config(training, len(stored)))
+    checkpoints = Checkpoints(str(directory.checkpoints.resolve()), keep=training.keep_checkpoints)
     if checkpoints.steps():
         restored = checkpoints.restore(trainer.abstract_state._replace(frozen=trainer.place_frozen(agent.variables)))
         state, rounds_done = restored.state, int(restored.extra["round"])
@@ -114,9 +122,16 @@ def open_training(run: RunDirectory, stored: Sequence[Trajectory], tell: Callabl
     else:
         state, rounds_done = trainer.init_state(agent.variables), 0
     agent = dataclasses.replace(agent, variables={})  # the state has its own
-    learner = Learner(trainer, state, weight_rule(), learner_config(mesh), tokenise=lambda turn: tokenised(agent, turn))
+    learner = Learner(
+        trainer,
+        state,
+        weight_rule(training),
+        learner_config(training, mesh),
+        tokenise=lambda turn: tokenised(agent, turn),
+    )
     return Training(
-        run=run,
+        config=config,
+        directory=directory,
         agent=agent,
         learner=learner,
         checkpoints=checkpoints,
@@ -137,7 +152,7 @@ def follow(training: Training, follower: Follower) -> None:
     Raises:
         W4sError: what any of it raises; the leading process meets the same.
     """
-    segments = SegmentStore(training.run.segments)
+    segments = SegmentStore(training.directory.segments)
     try:
         for command in follower.commands():
             _obey(training, segments, **command)
@@ -164,37 +179,38 @@ def _obey(training: Training, segments: SegmentStore, what: str, **facts: Any) -
             raise AssertionError(what)
 
 
-def weight_rule() -> WeightRule:
+def weight_rule(config: TrainingConfig) -> WeightRule:
     """What the actions weigh: RLAO's rewards, or one of the ablations."""
-    if FLAGS.weights == "best":
+    if config.weights == "best":
         return BestAction()
-    return PositiveReward() if FLAGS.weights == "positive" else RewardWeighted(tau=FLAGS.tau)
+    return PositiveReward() if config.weights == "positive" else RewardWeighted(tau=config.tau)
 
 
-def optimizer_config(stored: int) -> OptimizerConfig:
-    """The optimiser, from its flags; a cosine ends with the last planned update.
+def optimizer_config(config: TrainingConfig, stored: int) -> OptimizerConfig:
+    """The optimiser; a cosine ends with the last planned update.
 
     Args:
-        stored: Trajectories of `--trajectories`; 0 where rounds are collected.
+        config: Of the training.
+        stored: Trajectories that it trains on alone; 0 where rounds are collected.
     """
-    a_round = -(-(stored or FLAGS.trajectories_per_round) // FLAGS.trajectories_per_step)
+    updates_a_round = -(-(stored or config.trajectories_per_round) // config.trajectories_per_step)
     return OptimizerConfig(
-        name=FLAGS.optimizer,
-        learning_rate=FLAGS.learning_rate,
-        schedule_name=FLAGS.schedule,
-        warmup_steps=FLAGS.warmup_steps,
-        total_steps=FLAGS.num_rounds * FLAGS.epochs * a_round,
-        moment_dtype=FLAGS.moment_dtype,
-        max_grad_norm=FLAGS.max_grad_norm,
+        name=config.optimizer,
+        learning_rate=config.learning_rate,
+        schedule_name=config.schedule,
+        warmup_steps=config.warmup_steps,
+        total_steps=config.num_rounds * config.epochs * updates_a_round,
+        moment_dtype=config.moment_dtype,
+        max_grad_norm=config.max_grad_norm,
     )
 
 
-def learner_config(mesh: jax.sharding.Mesh) -> LearnerConfig:
+def learner_config(config: TrainingConfig, mesh: jax.sharding.Mesh) -> LearnerConfig:
     """Shapes of a step; every data shard gets `--rows_per_batch` rows."""
     return LearnerConfig(
-        row_length=FLAGS.row_length,
-        rows_per_batch=FLAGS.rows_per_batch * sharding.divided(mesh, sharding.BATCH_AXES),
-        trajectories_per_step=FLAGS.trajectories_per_step,
+        row_length=config.row_length,
+        rows_per_batch=config.rows_per_batch * sharding.divided(mesh, sharding.BATCH_AXES),
+        trajectories_per_step=config.trajectories_per_step,
     )
 
 

@@ -6,7 +6,7 @@ Training state lies on the mesh of all processes, so each of them has to run the
 compiled programs in the same order. The leader (process 0) collects, evaluates and
 writes, and before each such program it tells the others, by a small file that never
 changes in the shared run directory; trajectories reach them as segments in the same
-place. What a command does is the same code in both (`experiments/training.py`).
+place. What a command does is the same code in both (`run/training.py`).
 """
 
 from __future__ import annotations
@@ -22,19 +22,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 from jax.experimental import multihost_utils
 
-from experiments.run_dir import RunDirectory
+from w4s_jax.run.config import RunConfig
+from w4s_jax.run.directory import RunDirectory
 from w4s_jax.types import InputError
 
-FLAGS = flags.FLAGS
 _POLL_SECONDS = 0.05
 _BEGUN = "begun"
 
 
-def join() -> None:
-    """Joins the other processes where `--distributed` is given; to be called before any device is touched.
+def join(config: RunConfig) -> None:
+    """Joins the other processes where the config says so; to be called before any device is touched.
 
     Where the environment does not describe the processes (JAX_COORDINATOR_ADDRESS as HOST:PORT, JAX_NUM_PROCESSES and
     JAX_PROCESS_ID, as `launch.local` sets them), jax asks the TPU, Slurm, Kubernetes or MPI around it.
@@ -42,11 +41,11 @@ def join() -> None:
     Raises:
         InputError: nothing describes the processes, or they could not share the run directory.
     """
-    if not FLAGS.distributed:
+    if not config.training.distributed:
         return
-    if "://" in FLAGS.run_dir:
+    if "://" in config.run_dir:
         raise InputError(
-            f"--run_dir={FLAGS.run_dir} is no folder of this machine; mount the bucket and give its path, "
+            f"--run_dir={config.run_dir} is no folder of this machine; mount the bucket and give its path, "
             "see docs/launch.md"
         )
     number, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from experiments.run_dir import RunDirectory
 from w4s_jax.reports.intervals import share
+from w4s_jax.run.directory import RunDirectory
 from w4s_jax.types import Evaluated, Evaluation
 
 _CANDIDATE = re.compile(r"r\d+-t\d+-turn\d+-c\d+")
@@ -77,9 +77,10 @@ def workflow_file(chosen: Chosen, executor_model: str, simulated: bool) -> str:
     author = "Written by a language model" if written else "A workflow that the search started from"
     lines = [
         f"Workflow {chosen.evaluated.workflow.name} for the task {chosen.task}.",
-        "Not evaluated on the test split." if test is None else f"Test {spoken_test(feedback.metric, test)}.",
-        f"Validation {spoken(chosen.evaluated)}; chosen as the best of all tried, so this one is optimistic.",
-        *([beside_line(chosen.beside)] if written and chosen.beside else []),
+        "Not evaluated on the test split." if test is None else f"Test {format_test(feedback.metric, test)}.",
+        f"Validation {format_validation(chosen.evaluated)}; "
+        "chosen as the best of all tried, so this one is optimistic.",
+        *([format_seed(chosen.beside)] if written and chosen.beside else []),
         f"Executor: {executor_model}{' (a simulation; says nothing about real models)' if simulated else ''}.",
         f"Cost: {usd:.6f} {cost} a question, our estimate from list prices.",
         f"{author}: outside a sandbox, it can do whatever your account can do.",
@@ -89,13 +90,13 @@ def workflow_file(chosen: Chosen, executor_model: str, simulated: bool) -> str:
     return f"{header}\n\n{chosen.evaluated.workflow.code.strip()}\n"
 
 
-def beside_line(seed: Chosen) -> str:
+def format_seed(seed: Chosen) -> str:
     """What the best seed workflow reached."""
-    tested = f", test {spoken_test(seed.evaluated.feedback.metric, seed.test)}" if seed.test else ""
-    return f"The best seed, {seed.evaluated.workflow.name}: validation {spoken(seed.evaluated)}{tested}."
+    tested = f", test {format_test(seed.evaluated.feedback.metric, seed.test)}" if seed.test else ""
+    return f"The best seed, {seed.evaluated.workflow.name}: validation {format_validation(seed.evaluated)}{tested}."
 
 
-def spoken(evaluated: Evaluated) -> str:
+def format_validation(evaluated: Evaluated) -> str:
     """A validation result: `accuracy 0.450 [0.258, 0.658] n=20`; without interval where items may be partly right."""
     feedback = evaluated.feedback
     if feedback.metric in WHOLE:
@@ -103,7 +104,7 @@ def spoken(evaluated: Evaluated) -> str:
     return f"mean {feedback.metric} {feedback.accuracy:.3f} n={feedback.n}"
 
 
-def spoken_test(metric: str, test: Evaluation) -> str:
+def format_test(metric: str, test: Evaluation) -> str:
     """A test result: `accuracy 0.450 [0.258, 0.658] n=20 (95 % interval)`, and the mean metric where it is another."""
     right = f"accuracy {share(test.num_right, test.n)} (95 % interval)"
     return right if metric in WHOLE else f"mean {metric} {test.score:.3f}, {right}"

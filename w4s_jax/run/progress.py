@@ -1,6 +1,6 @@
 """Progress of long steps: one live line on a terminal, a line every few seconds elsewhere.
 
-any entry point → **standard error**
+any long step → **standard error**
 """
 
 from __future__ import annotations
@@ -9,6 +9,11 @@ import sys
 import time
 from types import TracebackType
 from typing import TextIO
+
+
+def note(text: str) -> None:
+    """Says something once, on standard error."""
+    print(text, file=sys.stderr, flush=True)
 
 
 class Progress:

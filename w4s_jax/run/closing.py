@@ -13,13 +13,13 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from experiments.progress import Progress
-from experiments.workflow_files import WHOLE, Chosen
-from experiments.world import World
 from w4s_jax.mdp import best_tried
 from w4s_jax.reports.intervals import Estimate, bounded_mean, mean, share
 from w4s_jax.rollout.collect import Problem
 from w4s_jax.rollout.evaluate import finish_all
+from w4s_jax.run.artifacts import WHOLE, Chosen
+from w4s_jax.run.environment import Environment
+from w4s_jax.run.progress import Progress
 from w4s_jax.types import Evaluated, Evaluation, ItemOutcome, ItemStatus, Purpose, Split, Trajectory
 
 
@@ -64,20 +64,20 @@ def search_finalists(
     return found
 
 
-async def closing_evaluation(world: World, finalists: Sequence[Finalist]) -> list[Result]:
+async def closing_evaluation(environment: Environment, finalists: Sequence[Finalist]) -> list[Result]:
     """Opens the test split and evaluates every finalist on it.
 
     Raises:
         BudgetExceededError, ExecutorError, SandboxError: as `Evaluator.evaluate`.
     """
     for name in {finalist.task for finalist in finalists}:
-        world.tasks[name].unseal()
-    total = sum(len(world.tasks[finalist.task].items(Split.TEST)) for finalist in finalists)
+        environment.tasks[name].unseal()
+    total = sum(len(environment.tasks[finalist.task].items(Split.TEST)) for finalist in finalists)
     with Progress("closing test evaluation (items)", total) as progress:
 
         async def evaluated(finalist: Finalist) -> Result:
-            task = world.tasks[finalist.task]
-            evaluation = await world.evaluator.evaluate(
+            task = environment.tasks[finalist.task]
+            evaluation = await environment.evaluator.evaluate(
                 finalist.chosen.workflow,
                 task,
                 task.items(Split.TEST),

@@ -13,11 +13,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from absl import flags
 from jax.sharding import Mesh
 
 import w4s_jax.policy
-from experiments.run_dir import flags_of
 from w4s_jax.policy.chat import Chat
 from w4s_jax.policy.config import ModelConfig
 from w4s_jax.policy.generate import GeneratorConfig
@@ -25,10 +23,11 @@ from w4s_jax.policy.hf import load_checkpoint, load_config
 from w4s_jax.policy.lora import LoraConfig, merge
 from w4s_jax.policy.sharding import make_mesh
 from w4s_jax.policy.transformer import Transformer, init_lora
+from w4s_jax.run.config import RunConfig
+from w4s_jax.run.directory import flags_of
 from w4s_jax.training.checkpoint import Checkpoints
 from w4s_jax.types import InputError
 
-FLAGS = flags.FLAGS
 TINY = Path(w4s_jax.policy.__file__).parent / "tiny"
 
 
@@ -85,62 +84,65 @@ class Loaded(NamedTuple):
         return {"params": merge(self.variables["params"], self.variables["lora"], self.lora)}
 
 
-def mesh_of_flags() -> Mesh:
+def open_mesh(spec: str) -> Mesh:
     """The mesh of `--mesh`; all devices on `fsdp` where it is empty.
 
     Raises:
-        InputError: it does not fit the devices.
+        InputError: It does not fit the devices.
     """
-    return make_mesh(FLAGS.mesh or f"fsdp={jax.device_count()}")
+    return make_mesh(spec or f"fsdp={jax.device_count()}")
 
 
-def load_meta_agent(spec: str, mesh: Mesh) -> MetaAgent:
+def load_meta_agent(config: RunConfig, mesh: Mesh) -> MetaAgent:
     """Reads a meta-agent onto a mesh, with fresh adapters where `--lora_rank` asks for them.
 
     Raises:
-        InputError: it is none of what `--meta_agent` can be, or cannot be read.
-        CheckpointError: a run directory holds no readable checkpoint.
+        InputError: It is none of what `--meta_agent` can be, or cannot be read.
+        CheckpointError: A run directory holds no readable checkpoint.
     """
+    spec = config.meta_agent.meta_agent
     if spec.startswith("api:"):
         raise InputError(
             f"--meta_agent={spec} cannot be trained here; collect with it by experiments.optimize and give its "
             "--run_dir as --trajectories=, and a Hugging Face folder or id as --meta_agent"
         )
-    loaded = load_model(spec, mesh, FLAGS.param_dtype, flag="meta_agent")
-    folder, config, variables = loaded.folder, loaded.config, loaded.merged
-    model = make_model(config, mesh)
+    loaded = load_model(spec, mesh, config.device.param_dtype, flag="meta_agent")
+    variables = loaded.merged
+    model = make_model(loaded.config, config, mesh)
     if model.lora is not None:
-        variables["lora"] = init_lora(model, jax.random.key(FLAGS.seed))
+        variables["lora"] = init_lora(model, jax.random.key(config.seed))
     return MetaAgent(
         name=spec,
-        folder=folder,
-        config=config,
+        folder=loaded.folder,
+        config=loaded.config,
         model=model,
         variables=variables,
         num_parameters=sum(leaf.size for leaf in jax.tree.leaves(variables)),
-        chat=Chat.load(folder),
+        chat=Chat.load(loaded.folder),
     )
 
 
-def make_model(config: ModelConfig, mesh: Mesh) -> Transformer:
-    """The decoder that the flags ask for."""
+def make_model(shape: ModelConfig, config: RunConfig, mesh: Mesh) -> Transformer:
+    """The decoder that a run trains."""
+    device, training = config.device, config.training
     return Transformer(
-        config=config,
-        compute_dtype=jnp.dtype(FLAGS.compute_dtype),
-        param_dtype=jnp.dtype(FLAGS.param_dtype),
-        remat=FLAGS.remat,
-        lora=LoraConfig(rank=FLAGS.lora_rank, alpha=FLAGS.lora_alpha) if FLAGS.lora_rank else None,
+        config=shape,
+        compute_dtype=jnp.dtype(device.compute_dtype),
+        param_dtype=jnp.dtype(device.param_dtype),
+        remat=training.remat,
+        lora=LoraConfig(rank=training.lora_rank, alpha=training.lora_alpha) if training.lora_rank else None,
         mesh=mesh,
     )
 
 
-def generator_config(config: ModelConfig) -> GeneratorConfig:
-    """The shapes of decoding that the flags ask for."""
+def generator_config(shape: ModelConfig, config: RunConfig) -> GeneratorConfig:
+    """The shapes of decoding that a run asks for."""
+    agent = config.meta_agent
     return GeneratorConfig(
-        cache_length=FLAGS.cache_length or min(config.max_positions, 16_384),
-        max_new_tokens=FLAGS.max_new_tokens,
-        slots=FLAGS.prompts_in_flight,
-        samples_per_slot=FLAGS.num_candidates,
+        cache_length=agent.cache_length or min(shape.max_positions, 16_384),
+        max_new_tokens=agent.sampling.max_new_tokens,
+        slots=agent.prompts_in_flight,
+        samples_per_slot=config.search.num_candidates,
     )
 
 

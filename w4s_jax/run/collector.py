@@ -1,0 +1,55 @@
+"""What every search with a meta-agent shares, whoever the meta-agent is.
+
+RunConfig → **problems, collector** → rlao, search
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from w4s_jax.rollout.collect import CollectOptions, Collector, Problem, open_problem
+from w4s_jax.rollout.evaluate import finish_all
+from w4s_jax.run.environment import Environment
+from w4s_jax.run.meta_agent import make_template
+from w4s_jax.run.progress import Progress
+from w4s_jax.types import Policy, Split
+
+
+async def open_problems(environment: Environment, names: Iterable[str]) -> dict[str, Problem]:
+    """Evaluates the seed workflows of tasks on their validation items.
+
+    Raises:
+        InputError: A task has no validation item.
+        BudgetExceededError, ExecutorError, SandboxError: As `Evaluator.evaluate`.
+    """
+    tasks = [environment.tasks[name] for name in dict.fromkeys(names)]
+    total = sum(len(task.items(Split.VALIDATION)) * len(task.seed_workflows()) for task in tasks)
+    seed = environment.config.seed
+    with Progress("seed workflows (items)", total) as progress:
+        problems = await finish_all(
+            [
+                open_problem(environment.evaluator, task, seed=seed, progress=lambda outcome: progress.advance())
+                for task in tasks
+            ]
+        )
+    return {problem.task.name: problem for problem in problems}
+
+
+def make_collector(policy: Policy, environment: Environment, num_turns: int) -> Collector:
+    """A collector with the options of the run.
+
+    Args:
+        policy: The meta-agent.
+        environment: Of the run.
+        num_turns: Turns of a trajectory.
+    """
+    config = environment.config
+    options = CollectOptions(
+        num_candidates=config.search.num_candidates,
+        num_turns=num_turns,
+        turns_in_context=config.search.turns_in_context,
+        max_repairs=config.search.max_repairs,
+        sampling=config.meta_agent.sampling,
+        reward=config.search.reward_config,
+    )
+    return Collector(policy, make_template(config), environment.evaluator, options)
