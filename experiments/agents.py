@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 
 from absl import flags
 
-from experiments.world import World, metered
+from experiments.world import Environment, metered
 from w4s_jax.executor.client import OpenAIBackend, resolved_base_url
 from w4s_jax.executor.meta_agent import ApiPolicy
 from w4s_jax.types import InputError, Policy
@@ -25,7 +25,7 @@ API = "api:"
 
 
 @contextlib.asynccontextmanager
-async def open_meta_agent(world: World) -> AsyncIterator[Policy]:
+async def open_meta_agent(environment: Environment) -> AsyncIterator[Policy]:
     """The meta-agent of `--meta_agent`, closed with the context.
 
     Raises:
@@ -33,7 +33,9 @@ async def open_meta_agent(world: World) -> AsyncIterator[Policy]:
         CheckpointError: a run directory holds no readable checkpoint.
     """
     if FLAGS.meta_agent.startswith(API):
-        async with metered(_backend(FLAGS.meta_agent.removeprefix(API)), world.calls, world.budget) as executor:
+        async with metered(
+            _backend(FLAGS.meta_agent.removeprefix(API)), environment.calls, environment.budget
+        ) as executor:
             yield ApiPolicy(executor)
         return
     try:

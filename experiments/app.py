@@ -29,7 +29,7 @@ EXIT_BUDGET = 3
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs `main` under absl; turns the errors of the house into one line and an exit code."""
+    """Runs `main` under absl; turns the package's errors into one line and an exit code."""
     logging.set_verbosity(logging.ERROR)  # of the libraries that log through absl: orbax and jax say much
     ours = std_logging.getLogger("w4s_jax")
     ours.addHandler(_handler())

@@ -25,8 +25,8 @@ from experiments import flags as shared
 from experiments.progress import Progress
 from experiments.run_dir import RunDirectory, write_out
 from experiments.summary import SIMULATED_EXECUTOR
-from experiments.workflow_files import WHOLE
-from experiments.world import World, load_tasks, open_world, told
+from experiments.workflow_files import BINARY_METRICS
+from experiments.world import Environment, load_tasks, open_environment, told
 from w4s_jax.executor.ledger import Totals
 from w4s_jax.reports.intervals import bounded_mean, share
 from w4s_jax.tasks.base import SealedTask
@@ -111,11 +111,11 @@ def asked() -> Question:
     return Question(workflow=workflow, task=task, split=split, items=items[: FLAGS.limit or None], of=len(items))
 
 
-async def answered(question: Question, world: World) -> Found:
+async def answered(question: Question, environment: Environment) -> Found:
     """Evaluates; what a cap or a failing service left out is `not_evaluated`."""
-    before, begun = dataclasses.replace(world.calls.summary().total), time.monotonic()
+    before, begun = dataclasses.replace(environment.calls.summary().total), time.monotonic()
     with Progress("items", len(question.items)) as progress:
-        evaluation = await world.evaluator.evaluate(
+        evaluation = await environment.evaluator.evaluate(
             question.workflow,
             question.task,
             question.items,
@@ -124,13 +124,13 @@ async def answered(question: Question, world: World) -> Found:
             repetition=FLAGS.repetition,
             progress=lambda outcome: progress.advance(
                 int(outcome.status is not ItemStatus.NOT_EVALUATED),
-                calls=world.calls.summary().total.calls - before.calls,
+                calls=environment.calls.summary().total.calls - before.calls,
             ),
             partial=True,
         )
     return Found(
         evaluation=evaluation,
-        bought=world.calls.summary().total.since(before),
+        bought=environment.calls.summary().total.since(before),
         seconds=time.monotonic() - begun,
     )
 
@@ -138,7 +138,7 @@ async def answered(question: Question, world: World) -> Found:
 # --- what is said of it ---------------------------------------------------------
 
 
-def as_json(question: Question, found: Found, world: World) -> dict[str, Any]:
+def as_json(question: Question, found: Found, environment: Environment) -> dict[str, Any]:
     """The keys of `--json_out`; `usd`, `calls` and tokens are of the replies that the workflow got, when bought."""
     evaluation, task = found.evaluation, question.task
     outcomes = evaluation.outcomes
@@ -160,17 +160,17 @@ def as_json(question: Question, found: Found, world: World) -> dict[str, Any]:
         **({} if evaluation.n else {"accuracy": None}),
         "ci_method": "wilson",
         "not_evaluated": len(outcomes) - evaluation.n,
-        "simulated": world.executor.simulated,
-        "executor_model": world.executor.model,
+        "simulated": environment.executor.simulated,
+        "executor_model": environment.executor.model,
         "usd": round(sum(o.usd for o in outcomes), 9),
         "calls": sum(o.calls for o in outcomes),
         "prompt_tokens": sum(o.prompt_tokens for o in outcomes),
         "completion_tokens": sum(o.completion_tokens for o in outcomes),
         "bought": dataclasses.asdict(found.bought),
-        "spent_in_run_dir": world.calls.spent.usd,
-        "faults_in_run_dir": world.calls.summary().faults,
+        "spent_in_run_dir": environment.calls.spent.usd,
+        "faults_in_run_dir": environment.calls.summary().faults,
         "seconds": found.seconds,
-        "sandbox": world.sandbox.name,
+        "sandbox": environment.sandbox.name,
         "items": [
             {
                 "id": o.item_id,
@@ -183,7 +183,7 @@ def as_json(question: Question, found: Found, world: World) -> dict[str, Any]:
                 "prompt_tokens": o.prompt_tokens,
                 "completion_tokens": o.completion_tokens,
                 "usd": o.usd,
-                "traceback": world.evaluator.traceback(
+                "traceback": environment.evaluator.traceback(
                     question.workflow, task, item, split=question.split, repetition=evaluation.repetition
                 ),
             }
@@ -203,7 +203,7 @@ def printed(result: dict[str, Any]) -> str:
         f"{len(result['items'])} of {result['split_size']} items (hash {result['split_hash'][:12]}), "
         f"executor {result['executor_model']}, sandbox {result['sandbox']}",
         f"  accuracy {result['accuracy']:.3f} [{low:.3f}, {high:.3f}] n={n} (95 %)" if n else "  nothing was evaluated",
-        *([f"  {mean_of(result)}"] if n and result["metric"] not in WHOLE else []),
+        *([f"  {mean_of(result)}"] if n and result["metric"] not in BINARY_METRICS else []),
         "  " + ", ".join(f"{statuses[status]} {status.replace('_', ' ')}" for status in ItemStatus),
     ]
     for status in (ItemStatus.WRONG, ItemStatus.BROKE):
@@ -277,9 +277,9 @@ async def evaluate(question: Question, run: RunDirectory) -> None:
         ExecutorError: the executor or the sandbox failed and left items out.
     """
     outcomes = Path(FLAGS.outcomes) if FLAGS.outcomes else run.outcomes
-    async with open_world({question.task.name: question.task}, run.calls, outcomes) as world:
-        found = await answered(question, world)
-        result = as_json(question, found, world)
+    async with open_environment({question.task.name: question.task}, run.calls, outcomes) as environment:
+        found = await answered(question, environment)
+        result = as_json(question, found, environment)
     try:
         write_out(result, run)
     finally:

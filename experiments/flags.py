@@ -91,11 +91,11 @@ def define_search(num_turns: int = 0) -> None:
     flags.DEFINE_integer("max_repairs", collect.max_repairs, "Repairs of one action.", lower_bound=0)
     reward = RewardConfig()
     flags.DEFINE_enum("reward", str(reward.kind), ["paper", "repo"], "Definition of the reward.")
-    flags.DEFINE_float("reward_best", reward.best, "Reward of an accuracy above the best.")
+    flags.DEFINE_float("reward_best", reward.best, "Reward of a score above the best.")
     flags.DEFINE_float("reward_improved", reward.improved, "Reward of one above the current workflow's alone.")
     flags.DEFINE_float("reward_otherwise", reward.otherwise, "Reward of any other.")
     flags.DEFINE_float("reward_low_penalty", reward.low_penalty, "Added by repo below reward_low_threshold.")
-    flags.DEFINE_float("reward_low_threshold", reward.low_threshold, "Accuracy below which repo adds its penalty.")
+    flags.DEFINE_float("reward_low_threshold", reward.low_threshold, "Score below which repo adds its penalty.")
 
 
 def define_device(compute_dtype: str = "bfloat16") -> None:

@@ -26,14 +26,14 @@ from experiments.agents import API, open_meta_agent
 from experiments.progress import Progress
 from experiments.run_dir import RunDirectory, serialized_flags, versions, write_out
 from experiments.search_summary import Searched, printed, summary_json
-from experiments.searching import make_collector, make_template, open_problems, suit_meta_agent
+from experiments.searching import make_collector, make_template, open_search_tasks, suit_meta_agent
 from experiments.workflow_files import Chosen, write_workflows
-from experiments.world import World, load_tasks, open_world, recorded, refuse_other_data, told
+from experiments.world import Environment, load_tasks, open_environment, recorded, refuse_other_data, told
 from w4s_jax.reports.html import write_report
-from w4s_jax.rollout.collect import Problem
+from w4s_jax.rollout.collect import SearchTask
 from w4s_jax.rollout.plan import PlannedTrajectory
 from w4s_jax.rollout.store import TrajectoryStore
-from w4s_jax.search.base import Found, Stop, StopRules, Strategy
+from w4s_jax.search.base import SearchEnd, SearchResult, StopRules, Strategy
 from w4s_jax.search.w4s import W4SStrategy
 from w4s_jax.tasks.registry import expand_tasks
 from w4s_jax.types import BudgetExceededError, InputError, Policy, Split, Turn
@@ -51,7 +51,7 @@ shared.define_sandbox()
 flags.DEFINE_list("task", [], "Tasks by name, jsonl:PATH or python:FILE.py:CLASS; one search each; see docs/tasks.md.")
 flags.DEFINE_enum("strategy", W4SStrategy.name, [W4SStrategy.name], "How to search.")
 flags.DEFINE_integer("patience", 0, "Stop after so many turns without a better workflow (0: never).", lower_bound=0)
-flags.DEFINE_float("target", None, "Stop at this validation accuracy.", lower_bound=0.0, upper_bound=1.0)
+flags.DEFINE_float("target", None, "Stop at this validation score.", lower_bound=0.0, upper_bound=1.0)
 flags.DEFINE_boolean("test", False, "Evaluate the best seed and the best workflow on the test split at the end.")
 
 MAY_CHANGE = shared.MAY_CHANGE_ON_RESUME | {"num_turns", "patience", "target", "test"}
@@ -63,18 +63,18 @@ class Job:
     """A run with what its searches have found so far."""
 
     run: RunDirectory
-    world: World
+    environment: Environment
     store: TrajectoryStore
     searched: dict[str, Searched] = dataclasses.field(default_factory=dict)
     """By task."""
 
-    def keep(self, problem: Problem, found: Found) -> None:
+    def keep(self, search_task: SearchTask, found: SearchResult) -> None:
         """Takes what a search has found and writes all that a user takes away, as it stands.
 
         Raises:
             StoreError: it cannot be written.
         """
-        self.searched[problem.task.name] = Searched(problem=problem, found=found)
+        self.searched[search_task.task.name] = Searched(search_task=search_task, found=found)
         self.write([])
 
     def write(self, results: Sequence[closing.Result]) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class Job:
         Raises:
             StoreError: they cannot be written.
         """
-        searched, executor = list(self.searched.values()), self.world.executor
+        searched, executor = list(self.searched.values()), self.environment.executor
         tests = {r.finalist.task: r.evaluation for r in closing.labelled(results, "search")}
         seeds = {r.finalist.task: r.evaluation for r in closing.labelled(results, "seeds")}
         chosen = [
@@ -97,7 +97,7 @@ class Job:
             for number, good in enumerate(one.good)
         ]
         write_workflows(self.run, chosen, executor.model, executor.simulated)
-        summary = summary_json(searched, results, self.world, self.run)
+        summary = summary_json(searched, results, self.environment, self.run)
         self.run.write_json(self.run.summary, summary)
         return summary
 
@@ -114,12 +114,14 @@ def stop_rules() -> StopRules:
     return StopRules(num_turns=FLAGS.num_turns, patience=FLAGS.patience, target=FLAGS.target)
 
 
-def make_strategy(world: World, policy: Policy) -> Strategy:
+def make_strategy(environment: Environment, policy: Policy) -> Strategy:
     """The strategy of `--strategy`."""
-    return W4SStrategy(make_collector(policy, make_template(), world, FLAGS.num_turns))
+    return W4SStrategy(make_collector(policy, make_template(), environment, FLAGS.num_turns))
 
 
-async def search_all(job: Job, strategy: Strategy, problems: Mapping[str, Problem]) -> BudgetExceededError | None:
+async def search_all(
+    job: Job, strategy: Strategy, search_tasks: Mapping[str, SearchTask]
+) -> BudgetExceededError | None:
     """One search a task, one after another; after each turn the files are written anew.
 
     Returns:
@@ -129,38 +131,38 @@ async def search_all(job: Job, strategy: Strategy, problems: Mapping[str, Proble
         InputError, ExecutorError, SandboxError, StoreError: as `Strategy.search`.
     """
     exceeded: BudgetExceededError | None = None
-    for index, problem in enumerate(problems.values()):
+    for index, search_task in enumerate(search_tasks.values()):
         if exceeded is None:
-            exceeded = await search_one(job, strategy, problem, index)
+            exceeded = await search_one(job, strategy, search_task, index)
         else:
-            job.keep(problem, Found(problem.start, job.store.finished_turns(0, index), Stop.BUDGET))
+            job.keep(search_task, SearchResult(search_task.start, job.store.finished_turns(0, index), SearchEnd.BUDGET))
     return exceeded
 
 
-async def search_one(job: Job, strategy: Strategy, problem: Problem, index: int) -> BudgetExceededError | None:
+async def search_one(job: Job, strategy: Strategy, search_task: SearchTask, index: int) -> BudgetExceededError | None:
     """The search on one task; see `search_all`."""
-    rules, name = stop_rules(), problem.task.name
+    rules, name = stop_rules(), search_task.task.name
     planned = PlannedTrajectory(seed=FLAGS.seed, round=0, index=index, task=name)
     stored = len(job.store.finished_turns(0, index))
     with Progress(f"search on {name} (turns)", max(rules.num_turns, stored)) as progress:
 
-        def so_far(stopped_by: Stop | None = None) -> Found:
-            return Found(problem.start, job.store.finished_turns(0, index), stopped_by)
+        def so_far(stopped_by: SearchEnd | None = None) -> SearchResult:
+            return SearchResult(search_task.start, job.store.finished_turns(0, index), stopped_by)
 
         def on_turn(turn: Turn) -> None:
-            job.keep(problem, found := so_far())
-            progress.advance(best=f"{found.best.feedback.accuracy:.3f}")
+            job.keep(search_task, found := so_far())
+            progress.advance(best=f"{found.best.feedback.score:.3f}")
 
-        progress.advance(stored, best=f"{so_far().best.feedback.accuracy:.3f}")
+        progress.advance(stored, best=f"{so_far().best.feedback.score:.3f}")
         try:
-            job.keep(problem, await strategy.search(problem, planned, job.store, rules, on_turn))
+            job.keep(search_task, await strategy.search(search_task, planned, job.store, rules, on_turn))
         except BudgetExceededError as error:
-            job.keep(problem, so_far(Stop.BUDGET))
+            job.keep(search_task, so_far(SearchEnd.BUDGET))
             return error
     return None
 
 
-async def test_all(world: World, searched: Sequence[Searched]) -> list[closing.Result]:
+async def test_all(environment: Environment, searched: Sequence[Searched]) -> list[closing.Result]:
     """Opens the test split of every task for its best seed and its best workflow.
 
     Raises:
@@ -171,7 +173,7 @@ async def test_all(world: World, searched: Sequence[Searched]) -> list[closing.R
         for one in searched
         for label, chosen in (("seeds", one.best_seed), ("search", one.found.best))
     ]
-    return await closing.closing_evaluation(world, finalists)
+    return await closing.closing_evaluation(environment, finalists)
 
 
 # --- the command --------------------------------------------------------------
@@ -192,25 +194,27 @@ async def optimize(run: RunDirectory, names: Sequence[str]) -> None:
         )
     outcomes = Path(FLAGS.outcomes) if FLAGS.outcomes else run.outcomes
     async with contextlib.AsyncExitStack() as stack:
-        world = await stack.enter_async_context(open_world(tasks, run.calls, outcomes))
-        policy = await stack.enter_async_context(open_meta_agent(world))
+        environment = await stack.enter_async_context(open_environment(tasks, run.calls, outcomes))
+        policy = await stack.enter_async_context(open_meta_agent(environment))
         store = stack.enter_context(TrajectoryStore(run.trajectories))
-        run.write_json(run.versions, described(world))
-        print(opening_lines(world, run, len(store)), file=sys.stderr)
+        run.write_json(run.versions, described(environment))
+        print(opening_lines(environment, run, len(store)), file=sys.stderr)
         tested = tested_before(run)
-        problems = await open_problems(world, names)
-        job = Job(run=run, world=world, store=store)
-        for index, problem in enumerate(problems.values()):
+        search_tasks = await open_search_tasks(environment, names)
+        job = Job(run=run, environment=environment, store=store)
+        for index, search_task in enumerate(search_tasks.values()):
             turns = store.finished_turns(0, index)
-            job.searched[problem.task.name] = Searched(problem=problem, found=Found(problem.start, turns, None))
+            job.searched[search_task.task.name] = Searched(
+                search_task=search_task, found=SearchResult(search_task.start, turns, None)
+            )
         if not run.summary.exists():
             job.write([])
-        exceeded = await search_all(job, make_strategy(world, policy), problems)
+        exceeded = await search_all(job, make_strategy(environment, policy), search_tasks)
         results: list[closing.Result] = []
         same = tested == {one.task: one.found.best.workflow.digest for one in job.searched.values()}
         if (FLAGS.test or same) and exceeded is None:  # what was measured before is remembered and costs nothing
             try:
-                results = await test_all(world, list(job.searched.values()))
+                results = await test_all(environment, list(job.searched.values()))
             except BudgetExceededError as error:
                 exceeded = error
         summary = job.write(results)
@@ -230,27 +234,27 @@ def tested_before(run: RunDirectory) -> dict[str, str]:
         return {}
 
 
-def described(world: World) -> dict[str, Any]:
+def described(environment: Environment) -> dict[str, Any]:
     """What `versions.json` says."""
     return (
         versions()
-        | recorded(world.tasks)
+        | recorded(environment.tasks)
         | {
             "meta_agent": {"name": FLAGS.meta_agent},
-            "executor": world.executor.model,
-            "sandbox": world.sandbox.name,
+            "executor": environment.executor.model,
+            "sandbox": environment.sandbox.name,
         }
     )
 
 
-def opening_lines(world: World, run: RunDirectory, stored: int) -> str:
+def opening_lines(environment: Environment, run: RunDirectory, stored: int) -> str:
     """What the search is, before it starts."""
     resumed = f"resuming, {stored} turns stored\n" if stored else ""
-    lines = [told(task) for name, task in world.tasks.items() if not name.startswith("toy")]
+    lines = [told(task) for name, task in environment.tasks.items() if not name.startswith("toy")]
     return (
         f"{resumed}run {run.root}: strategy {FLAGS.strategy}, meta-agent {FLAGS.meta_agent}, "
-        f"executor {world.executor.model}, sandbox {world.sandbox.name}\n"
-        + "\n".join([f"search on {', '.join(world.tasks)}", *lines])
+        f"executor {environment.executor.model}, sandbox {environment.sandbox.name}\n"
+        + "\n".join([f"search on {', '.join(environment.tasks)}", *lines])
     )
 
 

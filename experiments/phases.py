@@ -21,10 +21,10 @@ from experiments.progress import Progress
 from experiments.run_dir import RunDirectory
 from experiments.searching import make_collector
 from experiments.training import Training
-from experiments.world import World
+from experiments.world import Environment
 from w4s_jax.policy.local import LocalPolicy
 from w4s_jax.prompts import PromptTemplate
-from w4s_jax.rollout.collect import Collector, Problem
+from w4s_jax.rollout.collect import Collector, SearchTask
 from w4s_jax.rollout.plan import PlannedTrajectory, keyed_number, plan_round
 from w4s_jax.rollout.rounds import TurnStore, collect_round
 from w4s_jax.rollout.store import TrajectoryStore
@@ -42,7 +42,7 @@ class Job:
     """The parts of a run; each phase takes what it needs."""
 
     run: RunDirectory
-    world: World
+    environment: Environment
     training: Training
     policy: LocalPolicy
     store: TrajectoryStore
@@ -55,7 +55,7 @@ class Job:
     """Tasks trained on."""
     eval_names: tuple[str, ...]
     """Tasks searched on before and after."""
-    problems: dict[str, Problem] = dataclasses.field(default_factory=dict)
+    search_tasks: dict[str, SearchTask] = dataclasses.field(default_factory=dict)
 
     @property
     def last_round(self) -> int:
@@ -66,7 +66,7 @@ class Job:
 async def search(job: Job, label: str, round_: int) -> list[Trajectory]:
     """One search a task to evaluate on, with the meta-agent as it is."""
     plan = plan_round(seed=FLAGS.seed, round_=round_, tasks=job.eval_names, trajectories=len(job.eval_names))
-    collector = make_collector(job.policy, job.template, job.world, FLAGS.eval_num_turns or FLAGS.num_turns)
+    collector = make_collector(job.policy, job.template, job.environment, FLAGS.eval_num_turns or FLAGS.num_turns)
     with Progress(f"search {label} training (turns)", len(plan) * collector.options.num_turns) as progress:
         async with contextlib.aclosing(_collected(job, collector, plan, progress)) as stream:
             return [trajectory async for trajectory in stream]
@@ -76,7 +76,7 @@ async def train_round(job: Job, round_: int) -> None:
     """Collects a round with frozen parameters and trains on it as it comes."""
     job.policy.set_params(job.training.sampling_variables())
     plan = plan_round(seed=FLAGS.seed, round_=round_, tasks=job.train_names, trajectories=FLAGS.trajectories_per_round)
-    collector = make_collector(job.policy, job.template, job.world, FLAGS.num_turns)
+    collector = make_collector(job.policy, job.template, job.environment, FLAGS.num_turns)
     title = f"round {round_}/{job.last_round} (turns)"
     with Progress(title, len(plan) * FLAGS.num_turns) as progress:
         async with contextlib.aclosing(_collected(job, collector, plan, progress)) as stream:
@@ -131,8 +131,8 @@ def _collected(
         progress.advance(len(job.store.finished_turns(planned.round, planned.index)))
 
     def on_turn(turn: Turn) -> None:
-        progress.advance(calls=job.world.calls.summary().total.calls)
+        progress.advance(calls=job.environment.calls.summary().total.calls)
 
     return collect_round(
-        collector, plan, job.problems, job.turns, in_flight=FLAGS.trajectories_in_flight, on_turn=on_turn
+        collector, plan, job.search_tasks, job.turns, in_flight=FLAGS.trajectories_in_flight, on_turn=on_turn
     )

@@ -28,11 +28,19 @@ from experiments.meta_agent import generator_config
 from experiments.metrics import MetricsLog, round_values
 from experiments.phases import Job, search, train_offline, train_round
 from experiments.run_dir import RunDirectory, serialized_flags, versions, write_out
-from experiments.searching import make_template, open_problems, suit_meta_agent
+from experiments.searching import make_template, open_search_tasks, suit_meta_agent
 from experiments.summary import Paths, printed, summary_json
 from experiments.training import Training, follow, open_training, sampling_mesh
 from experiments.workflow_files import write_workflows
-from experiments.world import duplicates_between, load_tasks, open_world, recorded, refuse_other_data, task_names, told
+from experiments.world import (
+    duplicates_between,
+    load_tasks,
+    open_environment,
+    recorded,
+    refuse_other_data,
+    task_names,
+    told,
+)
 from w4s_jax.policy.generate import Generator
 from w4s_jax.policy.local import LocalPolicy
 from w4s_jax.reports.html import write_report
@@ -49,12 +57,12 @@ async def finish(job: Job, before: Sequence[Trajectory], after: Sequence[Traject
     """Opens the test split once, then writes everything a user takes away."""
     turns = [int(turn) for turn in FLAGS.eval_after_turns]
     finalists = [
-        *closing.seed_finalists(job.problems[name] for name in job.eval_names),
-        *closing.search_finalists("before", job.problems, before, turns),
-        *closing.search_finalists("after", job.problems, after, turns),
+        *closing.seed_finalists(job.search_tasks[name] for name in job.eval_names),
+        *closing.search_finalists("before", job.search_tasks, before, turns),
+        *closing.search_finalists("after", job.search_tasks, after, turns),
     ]
-    results = await closing.closing_evaluation(job.world, finalists)
-    executor = job.world.executor
+    results = await closing.closing_evaluation(job.environment, finalists)
+    executor = job.environment.executor
     checkpoint, hf_export = job.training.export()
     paths = Paths(
         best_workflow=write_workflows(
@@ -70,8 +78,8 @@ async def finish(job: Job, before: Sequence[Trajectory], after: Sequence[Traject
     summary = summary_json(
         results,
         rounds,
-        job.world.calls.summary(),
-        seconds=job.world.calls.spent.seconds,
+        job.environment.calls.summary(),
+        seconds=job.environment.calls.spent.seconds,
         simulated=executor.simulated,
         paths=paths,
     )
@@ -102,7 +110,7 @@ async def rlao(run: RunDirectory, leader: Leader, closing_time: contextlib.ExitS
     closing_time.callback(training.checkpoints.wait)
     async with contextlib.AsyncExitStack() as stack:
         outcomes = Path(FLAGS.outcomes) if FLAGS.outcomes else run.outcomes
-        world = await stack.enter_async_context(open_world(tasks, run.calls, outcomes))
+        environment = await stack.enter_async_context(open_environment(tasks, run.calls, outcomes))
         policy = open_policy(training)
         stack.callback(policy.close)
         metrics = MetricsLog(run.metrics, run.tensorboard, keep_rounds=training.rounds_done)
@@ -111,7 +119,7 @@ async def rlao(run: RunDirectory, leader: Leader, closing_time: contextlib.ExitS
         alone = jax.process_count() == 1 and not run.segments.exists()
         job = Job(
             run=run,
-            world=world,
+            environment=environment,
             training=training,
             policy=policy,
             store=store,
@@ -141,7 +149,7 @@ def open_policy(training: Training) -> LocalPolicy:
 async def phases(job: Job) -> None:
     """Search, train, search, close; what an earlier process finished is taken from the store."""
     trained_on = () if job.training.stored else job.train_names
-    job.problems = await open_problems(job.world, (*trained_on, *job.eval_names))
+    job.search_tasks = await open_search_tasks(job.environment, (*trained_on, *job.eval_names))
     before = await search(job, "before", 0) if FLAGS.evaluate_before else []
     for round_ in range(job.training.rounds_done + 1, job.last_round + 1):
         await (train_offline(job) if job.training.stored else train_round(job, round_))
@@ -154,15 +162,15 @@ def described(job: Job) -> dict[str, Any]:
     """What `versions.json` says."""
     return (
         versions()
-        | recorded(job.world.tasks)
+        | recorded(job.environment.tasks)
         | {
             "meta_agent": {
                 "name": job.training.agent.name,
                 "weights_sha256": job.training.agent.weights_hash,
                 "tokenizer_sha256": job.training.agent.tokenizer_hash,
             },
-            "executor": job.world.executor.model,
-            "sandbox": job.world.sandbox.name,
+            "executor": job.environment.executor.model,
+            "sandbox": job.environment.sandbox.name,
         }
     )
 
@@ -175,7 +183,7 @@ def opening_lines(job: Job) -> str:
     )
     return (
         f"{resumed}run {job.run.root}: meta-agent {agent.name} ({agent.num_parameters / 1e6:.2f} M parameters), "
-        f"executor {job.world.executor.model}, sandbox {job.world.sandbox.name}, "
+        f"executor {job.environment.executor.model}, sandbox {job.environment.sandbox.name}, "
         f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
         f"{f' in {jax.process_count()} processes' if jax.process_count() > 1 else ''}\n"
         f"train on {', '.join(FLAGS.task)}; evaluate on {', '.join(FLAGS.eval_task or FLAGS.task)}{sources(job)}"
@@ -184,8 +192,8 @@ def opening_lines(job: Job) -> str:
 
 def sources(job: Job) -> str:
     """Where the questions of each benchmark are from; generated tasks have nothing to say."""
-    lines = [told(task) for name, task in job.world.tasks.items() if not name.startswith("toy")]
-    shared = duplicates_between(job.world.tasks, job.train_names, job.eval_names)
+    lines = [told(task) for name, task in job.environment.tasks.items() if not name.startswith("toy")]
+    shared = duplicates_between(job.environment.tasks, job.train_names, job.eval_names)
     return "".join(f"\n{line}" for line in (*lines, *shared))
 
 

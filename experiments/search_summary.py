@@ -14,12 +14,12 @@ from absl import flags
 
 from experiments import closing
 from experiments.run_dir import RunDirectory
-from experiments.summary import SIMULATED_EXECUTOR, paths_shown, spent_json, spent_shown
+from experiments.summary import SIMULATED_EXECUTOR, SUMMARY_SCHEMA_VERSION, paths_shown, spent_json, spent_shown
 from experiments.workflow_files import file_stems, spoken, spoken_test
-from experiments.world import World
+from experiments.world import Environment
 from w4s_jax.mdp import all_tried, best_tried
-from w4s_jax.rollout.collect import Problem
-from w4s_jax.search.base import Found
+from w4s_jax.rollout.collect import SearchTask
+from w4s_jax.search.base import SearchResult
 from w4s_jax.types import CandidateStatus, Evaluated
 
 FLAGS = flags.FLAGS
@@ -32,13 +32,13 @@ _KEPT = 3
 class Searched:
     """A task with what its search found, as far as it came."""
 
-    problem: Problem
-    found: Found
+    search_task: SearchTask
+    found: SearchResult
 
     @property
     def task(self) -> str:
         """Its name."""
-        return self.problem.task.name
+        return self.search_task.task.name
 
     @property
     def best_seed(self) -> Evaluated:
@@ -60,7 +60,7 @@ class Searched:
 
 
 def summary_json(
-    searched: Sequence[Searched], results: Sequence[closing.Result], world: World, run: RunDirectory
+    searched: Sequence[Searched], results: Sequence[closing.Result], environment: Environment, run: RunDirectory
 ) -> dict[str, Any]:
     """The keys of `summary.json`: `searches` by task, `seeds` and `search` where the test split was opened, costs."""
     labels, stems = dict.fromkeys(result.finalist.label for result in results), file_stems(one.task for one in searched)
@@ -69,13 +69,14 @@ def summary_json(
     if gain is not None and gain.n > 1:
         found["gains"] = {"seeds_to_search": {"difference": gain.value, "n": gain.n, "ci95": [gain.low, gain.high]}}
     return found | {
+        "schema_version": SUMMARY_SCHEMA_VERSION,
         "strategy": FLAGS.strategy,
         "meta_agent": FLAGS.meta_agent,
-        "executor_model": world.executor.model,
+        "executor_model": environment.executor.model,
         "searches": {one.task: search_json(one, run, stems[one.task]) for one in searched},
-        **spent_json(world.calls.summary()),
-        "seconds": world.calls.spent.seconds,
-        "simulated": world.executor.simulated,
+        **spent_json(environment.calls.summary()),
+        "seconds": environment.calls.spent.seconds,
+        "simulated": environment.executor.simulated,
         "best_workflow": str(run.workflows / "best.py"),
         "report": str(run.report),
     }
@@ -89,20 +90,21 @@ def search_json(one: Searched, run: RunDirectory, stem: str) -> dict[str, Any]:
         return {
             "workflow": evaluated.workflow.name,
             "digest": evaluated.workflow.digest,
+            "validation_score": feedback.score,
             "validation_accuracy": feedback.accuracy,
             "validation_n": feedback.n,
             "usd_per_item": feedback.usd_per_item,
         }
 
     return {
-        "metric": one.problem.task.metric,
+        "metric": one.search_task.task.metric,
         "turns": len(one.found.turns),
         "candidates": {str(status): one.candidates[status] for status in CandidateStatus},
         "stopped_by": None if one.found.stopped_by is None else str(one.found.stopped_by),
         "seed": told_of(one.best_seed),
         "best": told_of(one.found.best),
         "by_turn": [
-            best_tried(one.found.start, one.found.turns[:n]).feedback.accuracy for n in range(len(one.found.turns) + 1)
+            best_tried(one.found.start, one.found.turns[:n]).feedback.score for n in range(len(one.found.turns) + 1)
         ],
         "file": str(run.workflows / f"{stem}.py"),
     }
@@ -123,7 +125,7 @@ def printed(searched: Sequence[Searched], results: Sequence[closing.Result], sum
         for result in results:
             if result.finalist.task == one.task:
                 title = {"seeds": "best seed, test", "search": "best workflow, test"}[result.finalist.label]
-                lines.append(f"  {title:<30} {spoken_test(one.problem.task.metric, result.evaluation)}")
+                lines.append(f"  {title:<30} {spoken_test(one.search_task.task.metric, result.evaluation)}")
         if not results and not FLAGS.test:
             lines.append("  (the best of many on validation is optimistic; --test measures it on the test split)")
         if len(searched) > 1:

@@ -1,6 +1,6 @@
 """What every search with a meta-agent shares, whoever the meta-agent is.
 
-flags → **options, template, problems** → Collector → rlao, optimize
+flags → **options, template, search_tasks** → Collector → rlao, optimize
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from absl import flags
 
 from experiments.progress import Progress
 from experiments.run_dir import flags_of
-from experiments.world import World
+from experiments.world import Environment
 from w4s_jax.mdp import RewardConfig, RewardKind
 from w4s_jax.prompts import CompactTemplate, FullTemplate, PromptTemplate
-from w4s_jax.rollout.collect import CollectOptions, Collector, Problem, open_problem
+from w4s_jax.rollout.collect import CollectOptions, Collector, SearchTask, open_search_task
 from w4s_jax.rollout.evaluate import finish_all
 from w4s_jax.types import Policy, SamplingOptions, Split
 
@@ -48,23 +48,25 @@ def suit_meta_agent() -> None:
             FLAGS[name].parse(value)
 
 
-async def open_problems(world: World, names: Iterable[str]) -> dict[str, Problem]:
+async def open_search_tasks(environment: Environment, names: Iterable[str]) -> dict[str, SearchTask]:
     """Evaluates the seed workflows of tasks on their validation items.
 
     Raises:
         InputError: a task has no validation item.
         BudgetExceededError, ExecutorError, SandboxError: as `Evaluator.evaluate`.
     """
-    tasks = [world.tasks[name] for name in dict.fromkeys(names)]
+    tasks = [environment.tasks[name] for name in dict.fromkeys(names)]
     total = sum(len(task.items(Split.VALIDATION)) * len(task.seed_workflows()) for task in tasks)
     with Progress("seed workflows (items)", total) as progress:
-        problems = await finish_all(
+        search_tasks = await finish_all(
             [
-                open_problem(world.evaluator, task, seed=FLAGS.seed, progress=lambda outcome: progress.advance())
+                open_search_task(
+                    environment.evaluator, task, seed=FLAGS.seed, progress=lambda outcome: progress.advance()
+                )
                 for task in tasks
             ]
         )
-    return {problem.task.name: problem for problem in problems}
+    return {search_task.task.name: search_task for search_task in search_tasks}
 
 
 def make_template() -> PromptTemplate:
@@ -72,7 +74,7 @@ def make_template() -> PromptTemplate:
     return CompactTemplate() if FLAGS.prompt_template == "compact" else FullTemplate()
 
 
-def make_collector(policy: Policy, template: PromptTemplate, world: World, num_turns: int) -> Collector:
+def make_collector(policy: Policy, template: PromptTemplate, environment: Environment, num_turns: int) -> Collector:
     """A collector with the flags' options."""
     options = CollectOptions(
         num_candidates=FLAGS.num_candidates,
@@ -82,7 +84,7 @@ def make_collector(policy: Policy, template: PromptTemplate, world: World, num_t
         sampling=SamplingOptions(temperature=FLAGS.temperature, max_new_tokens=FLAGS.max_new_tokens),
         reward=reward_config(),
     )
-    return Collector(policy, template, world.evaluator, options)
+    return Collector(policy, template, environment.evaluator, options)
 
 
 def reward_config() -> RewardConfig:

@@ -1,6 +1,6 @@
 """Everything around a meta-agent: tasks, sandbox, executor, evaluator.
 
-flags → **World** → searches, training rounds, closing evaluation
+flags → **Environment** → searches, training rounds, closing evaluation
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ FLAGS = flags.FLAGS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class World:
-    """What a run works in; closed by `open_world`."""
+class Environment:
+    """What a run works in; closed by `open_environment`."""
 
     tasks: Mapping[str, SealedTask]
     """By name."""
@@ -190,7 +190,9 @@ def duplicates_between(tasks: Mapping[str, SealedTask], trained: Iterable[str], 
 
 
 @contextlib.asynccontextmanager
-async def open_world(tasks: Mapping[str, SealedTask], calls_path: Path, outcomes_path: Path) -> AsyncIterator[World]:
+async def open_environment(
+    tasks: Mapping[str, SealedTask], calls_path: Path, outcomes_path: Path
+) -> AsyncIterator[Environment]:
     """Starts the sandbox and opens ledger, cache and executor; closes them all.
 
     Args:
@@ -216,7 +218,7 @@ async def open_world(tasks: Mapping[str, SealedTask], calls_path: Path, outcomes
         if len(packages) > len(FLAGS.sandbox_packages):
             grading = await stack.enter_async_context(sandbox_with(packages))
         memo = stack.enter_context(OutcomeMemo(outcomes_path))
-        yield World(
+        yield Environment(
             tasks=tasks,
             sandbox=sandbox,
             calls=calls,

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "policy": "types",
     "training": "types policy",
 }
-"""The rooms that a room stands on; everything else reaches it through the Protocols of `types`."""
+"""The packages that a package imports; everything else reaches it through the Protocols of `types`."""
 
 
 @cache
@@ -54,14 +54,14 @@ def imported(path, *, relative=True):
             yield from (f"{stem}.{alias.name}" for alias in node.names)
 
 
-def room_of(path):
-    """The room a module of the package belongs to; empty for the package itself."""
+def package_of(path):
+    """The subpackage or module that a file belongs to; empty for the package itself."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return "" if parts == ("__init__",) else parts[0]
 
 
-def rooms_imported(path):
-    """The rooms that a module imports from."""
+def packages_imported(path):
+    """The subpackages that a module imports from."""
     return {name.split(".")[1] for name in imported(path) if name.startswith("w4s_jax.")} & (HOST | DEVICE)
 
 
@@ -76,29 +76,29 @@ def broken(rule, paths):
     return [f"{path.relative_to(ROOT)}: {', '.join(sorted(found))}" for path in paths if (found := rule(path))]
 
 
-def of_rooms(rooms):
-    return [path for path in modules(PACKAGE) if room_of(path) in rooms]
+def of_packages(names):
+    return [path for path in modules(PACKAGE) if package_of(path) in names]
 
 
-def test_every_module_is_in_a_room():
-    assert {room_of(path) for path in modules(PACKAGE)} <= HOST | DEVICE | {""}
+def test_every_module_is_in_a_known_package():
+    assert {package_of(path) for path in modules(PACKAGE)} <= HOST | DEVICE | {""}
 
 
 def test_the_host_half_imports_no_array_library():
-    assert broken(lambda path: third_party(path) & OF_DEVICES, of_rooms(HOST)) == []
+    assert broken(lambda path: third_party(path) & OF_DEVICES, of_packages(HOST)) == []
 
 
 def test_the_host_half_does_not_import_the_device_half():
-    assert broken(lambda path: rooms_imported(path) & DEVICE, of_rooms(HOST)) == []
+    assert broken(lambda path: packages_imported(path) & DEVICE, of_packages(HOST)) == []
 
 
 def test_the_device_half_knows_no_benchmark_and_no_api():
-    assert broken(lambda path: rooms_imported(path) - DEVICE - {"types"}, of_rooms(DEVICE)) == []
+    assert broken(lambda path: packages_imported(path) - DEVICE - {"types"}, of_packages(DEVICE)) == []
 
 
-def test_the_device_half_speaks_to_no_network():
+def test_the_device_half_reaches_no_network():
     network = frozenset("openai aiohttp httpx httpx2 requests urllib datasets".split())
-    assert broken(lambda path: {n.split(".")[0] for n in imported(path)} & network, of_rooms(DEVICE)) == []
+    assert broken(lambda path: {n.split(".")[0] for n in imported(path)} & network, of_packages(DEVICE)) == []
 
 
 def test_the_package_imports_no_entry_point():
@@ -108,14 +108,14 @@ def test_the_package_imports_no_entry_point():
     assert broken(entry_points, modules(PACKAGE)) == []
 
 
-@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
-def test_a_room_stands_on_the_rooms_of_the_drawing(room):
-    allowed = {room, *MAY_IMPORT[room].split()}
-    assert broken(lambda path: rooms_imported(path) - allowed, of_rooms({room})) == []
+@pytest.mark.parametrize("package", sorted(MAY_IMPORT))
+def test_a_package_imports_those_below_it_alone(package):
+    allowed = {package, *MAY_IMPORT[package].split()}
+    assert broken(lambda path: packages_imported(path) - allowed, of_packages({package})) == []
 
 
-def test_the_drawing_has_no_circle_and_names_every_room():
-    graph = {room: names.split() for room, names in MAY_IMPORT.items()}
+def test_the_borders_have_no_circle_and_name_every_package():
+    graph = {package: names.split() for package, names in MAY_IMPORT.items()}
     assert set(graphlib.TopologicalSorter(graph).static_order()) == HOST | DEVICE
 
 
