@@ -229,7 +229,7 @@ def ingredient_shares(searches: Sequence[Trajectory]) -> tuple[float, float]:
         for turn in trajectory.turns[:2]:
             for candidate in turn.candidates:
                 if candidate.status is CandidateStatus.OK:
-                    found = read_ingredients(candidate.workflow)
+                    found = read_ingredients(candidate.code)
                     here += [name in found for name in useful]
                     there += [name in found for name in every - useful]
     return sum(here) / max(1, len(here)), sum(there) / max(1, len(there))

@@ -138,7 +138,7 @@ class Chains:
         """The reply, at once."""
         call = SampleId(context.repetition, context.sample_index)
         reply = self._backend.reply(request, call)
-        self.seconds[context.workflow, context.item_id] += SCALE * self._backend.seconds(
+        self.seconds[context.workflow_digest, context.item_id] += SCALE * self._backend.seconds(
             request, call, reply, sigma=SIGMA
         )
         self.calls += 1

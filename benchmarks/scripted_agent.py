@@ -130,7 +130,7 @@ def _write_tokenizer(folder: Path) -> dict[str, int]:
 
 def _example_state() -> State:
     """What a full prompt is made from, so that its lines are few tokens."""
-    nothing = Feedback(accuracy=0.25, n=4)
+    nothing = Feedback(score=0.25, accuracy=0.25, n=4)
     seeds = tuple(Evaluated(workflow=workflow, feedback=nothing) for workflow in seeds_for("toy"))
     return initial_state("toy_units", FAMILIES["toy_units"].description, seeds)
 

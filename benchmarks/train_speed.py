@@ -2,7 +2,7 @@
 
 one dialogue → {tree step here, rows by transformers + torch} → **tokens/s, share of the matrix ceiling, memory**
 
-A dialogue of `--turns` turns in DESIGN's proportions fills a row of `--row_length` tokens. Every
+A dialogue of `--turns` turns in the usual proportions fills a row of `--row_length` tokens. Every
 case runs in a process of its own, so that it has the device to itself:
 
 - `tree`: this project's step, gradient and update, median of `--repeats` after one that compiles.

@@ -3,7 +3,7 @@
 layouts of one length → packing → expiry → {blockwise, dense} attention → **visible blocks against seconds**
 
 Every layout fills a row of `--tokens`: one causal chain, one tree of 2, 5 or 10 turns, and
-many small trees side by side; the trees have DESIGN's proportions (state 5,000, action
+many small trees side by side; the trees have the usual proportions (state 5,000, action
 1,200, feedback 2,500 tokens, m = 5), scaled to fit. All go through the same two compiled
 programs, forward alone and forward with backward, so that nothing but `expiry` differs.
 All layouts take turns in one process and each is compared with the chain of the same sweep:
@@ -79,7 +79,7 @@ def tree_of(turns: int, length: int, candidates: int = CANDIDATES) -> Tree:
 
 
 def dialogue_of(turns: int, length: int, candidates: int = CANDIDATES) -> list[Turn]:
-    """A trajectory of exactly `length` tokens in DESIGN's proportions; what rounding leaves goes to the state."""
+    """A trajectory of exactly `length` tokens in the usual proportions; what rounding leaves goes to the state."""
     whole = STATE + turns * candidates * ACTION + (turns - 1) * FEEDBACK
     action, feedback = (max(1, part * length // whole) for part in (ACTION, FEEDBACK))
     made: list[Turn] = []

@@ -4,7 +4,7 @@ one trajectory → {tree, one row per action} → the same jitted gradient step 
 
 Both layouts hold the same actions of one dialogue and run through the same model, the
 same attention and the same loss, each in a row of its own length, interleaved in one process; the ratio of the times is
-what is of interest, never a time. Lengths are DESIGN's (state 5,000, action 1,200,
+what is of interest, never a time. Lengths are the usual ones (state 5,000, action 1,200,
 feedback 2,500 tokens, m = 5), divided by `--scale` so that a small model on a CPU can do
 them. FLOPs are counted from the model and from the visible (query, key) pairs, padding
 left out: forward once, backward twice for every matrix product.
@@ -165,7 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="small", choices=["small", *PRESETS])
     parser.add_argument("--turns", default="2,5,10")
-    parser.add_argument("--scale", type=int, default=16, help="divides the lengths; 1 is DESIGN's")
+    parser.add_argument("--scale", type=int, default=16, help="divides the lengths; 1 is the lengths above")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of matrix products")
     parser.add_argument("--remat", default="none")

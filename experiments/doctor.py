@@ -295,7 +295,7 @@ def check_meta_agent() -> Check:
         import jax
         import jax.numpy as jnp
 
-        from experiments.meta_agent import TINY
+        from w4s_jax.run.models import TINY
         from w4s_jax.policy.chat import Chat
         from w4s_jax.policy.hf import load_checkpoint
         from w4s_jax.policy.sharding import make_mesh

@@ -234,7 +234,7 @@ def gib(count: float) -> str:
 
 
 def as_json(found: Found, time: Estimate, largest: int | None, place: Place, config: ModelConfig) -> dict[str, Any]:
-    """The stable keys of DESIGN's list, and some more."""
+    """The stable keys that other programs read, and some more."""
     memory, mesh = found.memory, place.mesh
     rows = found.rows * sharding.divided(mesh, sharding.BATCH_AXES)
     traffic: dict[str, dict[str, int]] = {}

@@ -1,4 +1,4 @@
-"""A strict house for every test: virtual devices, no rank promotion, no network beyond loopback."""
+"""Strict surroundings for every test: virtual devices, no rank promotion, no network beyond loopback."""
 
 import os
 import socket

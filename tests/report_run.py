@@ -24,12 +24,12 @@ FLAGS = {
 }  # fmt: skip
 
 
-def ok(index, accuracy, *, reward=0.0, code=SEED, text="because", usd=0.001, repairs=0, n=20, symptoms=None):
+def ok(index, score, *, reward=0.0, code=SEED, text="because", usd=0.001, repairs=0, n=20, symptoms=None):
     """A candidate that ran."""
-    feedback = Feedback(accuracy=accuracy, n=n, usd_per_item=usd / n, symptoms=symptoms or {})
+    feedback = Feedback(score=score, accuracy=score, n=n, usd_per_item=usd / n, symptoms=symptoms or {})
     return Candidate(
-        index=index, status=CandidateStatus.OK, text=f"{text}\n```python\n{code}\n```", workflow=code,
-        accuracy=accuracy, reward=reward, usd=usd, repairs=repairs, feedback=feedback,
+        index=index, status=CandidateStatus.OK, text=f"{text}\n```python\n{code}\n```", code=code,
+        score=score, reward=reward, usd=usd, repairs=repairs, feedback=feedback,
     )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def skipped(
     index, reason="SyntaxError: '(' was never closed", *, text="no block", code="", status=CandidateStatus.SKIPPED
 ):
     """A candidate that did not run."""
-    return Candidate(index=index, status=status, text=text, workflow=code, reason=reason, repairs=3)
+    return Candidate(index=index, status=status, text=text, code=code, reason=reason, repairs=3)
 
 
 def turn(round_, trajectory, number, candidates, chosen, *, task="toy_dates", seed=SEED):
@@ -49,7 +49,7 @@ def turn(round_, trajectory, number, candidates, chosen, *, task="toy_dates", se
 
 
 def estimate(accuracy, n, low, high, **more):
-    """As result files spell it."""
+    """As result files hold it."""
     return {"accuracy": accuracy, "n": n, "ci95": [low, high], **more}
 
 
@@ -154,20 +154,20 @@ def lively_turns(rng, tasks=("toy_dates", "toy_ages"), num_turns=6, candidates=5
                     reason = rng.choice(REASONS)
                     made.append(skipped(index, reason, code="" if "block" in reason else SEED[:60]))
                     continue
-                accuracy = min(1.0, max(0.0, round(20 * (level + rng.gauss(0.02 + 0.02 * round_, 0.1))) / 20))
+                score = min(1.0, max(0.0, round(20 * (level + rng.gauss(0.02 + 0.02 * round_, 0.1))) / 20))
                 lines = SEED.split("\n")
                 lines[1:1] = [f'    task = task + "\\n{rng.choice(styles)}"']
                 if rng.random() < 0.5:
                     lines[-1] = '    return {"answer": max(replies, key=replies.count)}'
-                wrong = round(20 * (1 - accuracy))
+                wrong = round(20 * (1 - score))
                 kinds = {"far": wrong // 2, "factor": wrong // 3, "no number": wrong - wrong // 2 - wrong // 3}
                 made.append(ok(
-                    index, accuracy, reward=float(accuracy > level), code="\n".join(lines),
+                    index, score, reward=float(score > level), code="\n".join(lines),
                     text="Most failures are far off. A plan before the number should help.", usd=rng.random() / 500,
                     repairs=rng.choice((0, 0, 0, 1)), symptoms={k: v for k, v in kinds.items() if v},
                 ))  # fmt: skip
-            best = max((c for c in made if c.accuracy is not None), key=lambda c: c.accuracy, default=None)
-            level = max(level, best.accuracy) if best else level
+            best = max((c for c in made if c.score is not None), key=lambda c: c.score, default=None)
+            level = max(level, best.score) if best else level
             yield turn(round_, trajectory, number, made, best.index if best else None, task=task)
 
 
@@ -187,5 +187,5 @@ def write_lively_run(folder, rounds=4, **how):
 
 def _round_of(turns):
     rewards = [c.reward or 0.0 for t in turns for c in t.candidates]
-    ran = [c for t in turns for c in t.candidates if c.accuracy is not None]
+    ran = [c for t in turns for c in t.candidates if c.score is not None]
     return make_round(sum(rewards) / len(rewards), len(ran) / len(rewards))

@@ -162,7 +162,7 @@ class PlainTemplate:
     """The facts of a state in one message."""
 
     def opening(self, state):
-        text = f"open {state.turn} {state.current.workflow.name} {state.current.feedback} {state.best_accuracy}"
+        text = f"open {state.turn} {state.current.workflow.name} {state.current.feedback} {state.best_score}"
         return (Message(role="user", content=text),)
 
     def after(self, state, previous):

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from w4s_jax.rollout.collect import Problem
+from w4s_jax.rollout.collect import SearchTask
 from w4s_jax.run.closing import (
     Finalist,
     Result,
@@ -31,28 +31,29 @@ from w4s_jax.types import (
 )
 
 
-def evaluated(name, accuracy, usd=0.0):
+def evaluated(name, score, usd=0.0):
     return Evaluated(
-        workflow=Workflow(name=name, code=f"# {name}"), feedback=Feedback(accuracy=accuracy, n=20, usd_per_item=usd)
+        workflow=Workflow(name=name, code=f"# {name}"),
+        feedback=Feedback(score=score, accuracy=score, n=20, usd_per_item=usd),
     )
 
 
 def problem(*seeds):
     task = ItemTask(name="t", description="", splits={}, grader=None, seeds=())
-    return Problem(task=task, items=(), seeds=seeds)
+    return SearchTask(task=task, items=(), seeds=seeds)
 
 
-def turn(number, *accuracies):
+def turn(number, *scores):
     candidates = tuple(
         Candidate(
             index=i,
             status=CandidateStatus.OK if a is not None else CandidateStatus.SKIPPED,
             text="",
-            workflow=f"turn {number} candidate {i}",
-            accuracy=a,
-            feedback=Feedback(accuracy=a, n=20) if a is not None else None,
+            code=f"turn {number} candidate {i}",
+            score=a,
+            feedback=Feedback(score=a, accuracy=a, n=20) if a is not None else None,
         )
-        for i, a in enumerate(accuracies)
+        for i, a in enumerate(scores)
     )
     return Turn(
         round=2, trajectory=0, turn=number, task="t", messages=(), prompt_ids=(), candidates=candidates, chosen=0
@@ -63,7 +64,7 @@ def result(label, statuses, task="t"):
     outcomes = tuple(
         ItemOutcome(item_id=f"{task}/{i}", status=s, score=float(s == "right")) for i, s in enumerate(statuses)
     )
-    evaluation = Evaluation(task=task, split=Split.TEST, workflow="x", outcomes=outcomes)
+    evaluation = Evaluation(task=task, split=Split.TEST, workflow_digest="x", outcomes=outcomes)
     return Result(finalist=Finalist(label=label, task=task, chosen=evaluated("w", 0.5)), evaluation=evaluation)
 
 
@@ -111,7 +112,7 @@ def partly_right(label, scores, task="t"):
     """Outcomes with scores between wrong and right, of a task whose metric is F1."""
     found = result(label, [R if score == 1.0 else W for score in scores], task)
     outcomes = [dataclasses.replace(o, score=score) for o, score in zip(found.evaluation.outcomes, scores, strict=True)]
-    chosen = dataclasses.replace(found.finalist.chosen, feedback=Feedback(accuracy=0.5, n=20, metric="f1"))
+    chosen = dataclasses.replace(found.finalist.chosen, feedback=Feedback(score=0.9, accuracy=0.5, n=20, metric="f1"))
     return Result(
         finalist=dataclasses.replace(found.finalist, chosen=chosen),
         evaluation=dataclasses.replace(found.evaluation, outcomes=tuple(outcomes)),
@@ -127,6 +128,7 @@ def test_where_answers_may_be_partly_right_the_mean_counts_and_the_share_stands_
     told = as_json([after])
     assert (told["metric"], told["accuracy"], told["score"]) == ("f1", 0.0, pytest.approx(0.9))
     assert told["by_task"]["t"]["score_ci95"] == pytest.approx([0.9, 0.9])
+    assert (told["by_task"]["t"]["validation_score"], told["by_task"]["t"]["validation_accuracy"]) == (0.9, 0.5)
     assert as_json([partly_right("after", [0.5], "a"), result("after", [R], "b")])["metric"] == "score"
 
 

@@ -46,7 +46,7 @@ def test_the_key_is_the_hash_of_what_decides_the_reply():
 @pytest.mark.parametrize(
     ("first", "second", "same"),
     [
-        ((ask(), here(item_id="a", workflow="x")), (ask(), here(item_id="b", workflow="y")), True),
+        ((ask(), here(item_id="a", workflow_digest="x")), (ask(), here(item_id="b", workflow_digest="y")), True),
         ((ask(), here(purpose=Purpose.TEST)), (ask(), here(purpose=Purpose.OPTIMISATION)), True),
         ((ask(temperature=1), here()), (ask(temperature=1.0), here()), True),
         ((ask(), here(0)), (ask(), here(1)), False),

@@ -156,7 +156,7 @@ async def test_a_model_behind_an_api_needs_no_jax_and_its_turns_train_one(optimi
     assert {c["status"] for c in candidates} <= {"ok", "skipped"}
     assert all(c["ids"] == [] for c in candidates)
     good = next(c for c in candidates if c["status"] == "ok")
-    assert good["workflow"].strip() == VOTE.strip()
+    assert good["code"].strip() == VOTE.strip()
 
     trained = Command(tmp_path / "no_agent", tmp_path / "compiled").python_to_end(
         *("-m", "experiments.rlao", "--meta_agent=tiny", f"--trajectories={tmp_path / 'run'}", "--row_length=8192"),

@@ -71,7 +71,7 @@ def test_every_turn_is_recorded_with_its_stable_keys(run_dir):
         assert {"schema_version", "trajectory", "turn", "task", "prompt_ids", "candidates", "chosen"} <= set(turn)
         assert len(turn["candidates"]) == 2
         for candidate in turn["candidates"]:
-            keys = "ids logprobs text workflow status accuracy reward usd repairs"
+            keys = "ids logprobs text code status score accuracy reward usd repairs"
             assert set(keys.split()) <= set(candidate)
             assert candidate["status"] in ("ok", "skipped", "failed")
 

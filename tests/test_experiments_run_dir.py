@@ -6,7 +6,7 @@ import pytest
 
 from w4s_jax.run.directory import RunDirectory
 from w4s_jax.run.metrics import MetricsLog, round_values
-from w4s_jax.types import Candidate, CandidateStatus, InputError, StoreError, Trajectory, Turn
+from w4s_jax.types import Candidate, CandidateStatus, Feedback, InputError, StoreError, Trajectory, Turn
 
 FLAGS = {"tau": "--tau=0.4", "evaluate_before": "--evaluate_before", "concurrency": "--concurrency=64"}
 
@@ -124,8 +124,8 @@ def test_a_skipped_action_counts_as_no_reward_and_a_failure_of_ours_not_at_all()
     """Rewards 1 and 0.5 of two that ran, one skipped, one failed by us: 1.5 over 3 actions, 2 of which ran."""
     ok, skipped, failed = CandidateStatus.OK, CandidateStatus.SKIPPED, CandidateStatus.FAILED
     candidates = (
-        candidate(0, ok, reward=1.0, accuracy=0.8, repairs=2),
-        candidate(1, ok, reward=0.5, accuracy=0.4),
+        candidate(0, ok, reward=1.0, score=0.9, feedback=Feedback(score=0.9, accuracy=0.8, n=5), repairs=2),
+        candidate(1, ok, reward=0.5, score=0.5, feedback=Feedback(score=0.5, accuracy=0.4, n=5)),
         candidate(2, skipped, repairs=3),
         candidate(3, failed),
     )
@@ -135,6 +135,7 @@ def test_a_skipped_action_counts_as_no_reward_and_a_failure_of_ours_not_at_all()
     assert values["mean_reward"] == pytest.approx(0.5)
     assert values["running_share"] == pytest.approx(2 / 3)
     assert values["reward_per_running"] == pytest.approx(0.75)
+    assert values["mean_score"] == pytest.approx(0.7)
     assert values["mean_accuracy"] == pytest.approx(0.6)
     assert (values["repairs"], values["failed_by_us"]) == (5, 1)
 

@@ -29,19 +29,21 @@ PAPER = RewardConfig()
 REPO = RewardConfig(kind=RewardKind.REPO)
 
 
-def evaluated(accuracy, name="seed"):
-    return Evaluated(workflow=Workflow(name=name, code=f"# {name}"), feedback=Feedback(accuracy=accuracy, n=10))
+def evaluated(score, name="seed"):
+    return Evaluated(
+        workflow=Workflow(name=name, code=f"# {name}"), feedback=Feedback(score=score, accuracy=score, n=10)
+    )
 
 
-def candidate(index, accuracy, usd_per_item=0.0, status=CandidateStatus.OK):
+def candidate(index, score, usd_per_item=0.0, status=CandidateStatus.OK):
     survived = status is CandidateStatus.OK
     return Candidate(
         index=index,
         status=status,
         text="",
-        workflow=f"# c{index}",
-        accuracy=accuracy if survived else None,
-        feedback=Feedback(accuracy=accuracy, n=10, usd_per_item=usd_per_item) if survived else None,
+        code=f"# c{index}",
+        score=score if survived else None,
+        feedback=Feedback(score=score, accuracy=score, n=10, usd_per_item=usd_per_item) if survived else None,
     )
 
 
@@ -57,13 +59,13 @@ def start(*seeds):
     return initial_state("t", "a task", [evaluated(a, f"seed{i}") for i, a in enumerate(seeds)])
 
 
-def rewards(accuracies, state, opened, config):
-    return [c.reward for c in rewarded([candidate(i, a) for i, a in enumerate(accuracies)], state, opened, config)]
+def rewards(scores, state, opened, config):
+    return [c.reward for c in rewarded([candidate(i, a) for i, a in enumerate(scores)], state, opened, config)]
 
 
 # First turn: seeds 0.40 (current), 0.60, 0.20; best of history 0.60.
 FIRST_TURN = [
-    # accuracy, paper, repo
+    # score, paper, repo
     (0.70, 1.0, 1.0),
     (0.60, 0.5, 0.5),  # ties with the best, above the current
     (0.50, 0.5, 0.5),
@@ -74,11 +76,11 @@ FIRST_TURN = [
 ]
 
 
-@pytest.mark.parametrize(("accuracy", "paper", "repo"), FIRST_TURN)
-def test_rewards_of_the_first_turn_follow_the_table(accuracy, paper, repo):
+@pytest.mark.parametrize(("score", "paper", "repo"), FIRST_TURN)
+def test_rewards_of_the_first_turn_follow_the_table(score, paper, repo):
     state = start(0.40, 0.60, 0.20)
-    assert rewards([accuracy], state, state, PAPER) == [paper]
-    assert rewards([accuracy], state, state, REPO) == [repo]
+    assert rewards([score], state, state, PAPER) == [paper]
+    assert rewards([score], state, state, REPO) == [repo]
 
 
 def test_the_low_penalty_is_added_to_an_improvement():
@@ -106,10 +108,10 @@ def test_the_two_definitions_part_on_the_second_turn_of_a_dialogue():
     """
     opened = start(0.4, 0.6)
     state = next_state(opened, turn(0, [candidate(0, 0.7), candidate(1, 0.8)]))
-    assert state.current.feedback.accuracy == 0.8
-    accuracies = [0.9, 0.8, 0.7, 0.6, 0.25]
-    assert rewards(accuracies, state, opened, PAPER) == [1.0, 0.0, 0.0, 0.0, 0.0]
-    assert rewards(accuracies, state, opened, REPO) == [1.0, 1.0, 1.0, 0.0, -0.1]
+    assert state.current.feedback.score == 0.8
+    scores = [0.9, 0.8, 0.7, 0.6, 0.25]
+    assert rewards(scores, state, opened, PAPER) == [1.0, 0.0, 0.0, 0.0, 0.0]
+    assert rewards(scores, state, opened, REPO) == [1.0, 1.0, 1.0, 0.0, -0.1]
 
 
 def test_in_a_fresh_dialogue_the_repo_definition_starts_from_seeds_and_last_workflow_alone():
@@ -120,7 +122,7 @@ def test_in_a_fresh_dialogue_the_repo_definition_starts_from_seeds_and_last_work
     first = start(0.4, 0.6)
     states = history(first, [turn(0, [candidate(0, 0.9)]), turn(1, [candidate(0, 0.5)])])
     opened = states[2]
-    assert opened.current.feedback.accuracy == 0.5
+    assert opened.current.feedback.score == 0.5
     assert best_to_pass(opened, opened, RewardKind.REPO) == 0.6
     assert best_to_pass(opened, opened, RewardKind.PAPER) == 0.9
     assert rewards([0.7, 0.55, 0.5], opened, opened, REPO) == [1.0, 0.5, 0.0]
@@ -133,15 +135,15 @@ def test_the_last_workflow_counts_to_the_best_of_a_fresh_repo_dialogue():
 
 
 def test_survivors_that_were_not_chosen_count_to_the_history():
-    """Equal accuracies are chosen by cost, so 0.8 at 2 USD is not chosen, yet both are history; so is 0.3."""
+    """Equal scores are chosen by cost, so 0.8 at 2 USD is not chosen, yet both are history; so is 0.3."""
     state = next_state(start(0.4), turn(0, [candidate(0, 0.3), candidate(1, 0.8, 2.0), candidate(2, 0.8, 1.0)]))
     assert state.current.workflow.code == "# c2"
-    assert state.best_accuracy == 0.8
+    assert state.best_score == 0.8
 
 
 def test_a_worse_choice_advances_and_leaves_the_best_as_it_was():
     state = next_state(start(0.6), turn(0, [candidate(0, 0.2), candidate(1, 0.5)]))
-    assert (state.current.feedback.accuracy, state.best_accuracy, state.turn) == (0.5, 0.6, 1)
+    assert (state.current.feedback.score, state.best_score, state.turn) == (0.5, 0.6, 1)
     assert rewards([0.55], state, state, PAPER) == [0.5]
 
 
@@ -177,7 +179,7 @@ def test_the_values_of_the_reward_are_options():
 @pytest.mark.parametrize(
     ("row", "chosen"),
     [
-        ([(0.5, 0.0), (0.7, 9.0), (0.6, 0.0)], 1),  # accuracy first, whatever it costs
+        ([(0.5, 0.0), (0.7, 9.0), (0.6, 0.0)], 1),  # score first, whatever it costs
         ([(0.7, 2.0), (0.7, 1.0), (0.7, 3.0)], 1),  # equal: the cheaper
         ([(0.2, 1.0), (0.7, 1.0), (0.7, 1.0)], 1),  # equal in both: the lower index
         ([(0.0, 1.0)], 0),
@@ -200,7 +202,7 @@ def test_only_survivors_can_be_chosen():
 
 def test_the_first_seed_is_the_first_current_workflow():
     state = start(0.2, 0.9, 0.4)
-    assert (state.current.workflow.name, state.best_accuracy, state.turn) == ("seed0", 0.9, 0)
+    assert (state.current.workflow.name, state.best_score, state.turn) == ("seed0", 0.9, 0)
 
 
 def test_a_search_without_seeds_is_refused():

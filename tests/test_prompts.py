@@ -1,4 +1,4 @@
-"""What the meta-agent is told, and how its text is read."""
+"""What the meta-agent reads, and how its own text is read."""
 
 import dataclasses
 
@@ -11,6 +11,7 @@ SOLVER = "def solver(agent, task):\n    return {'answer': 1}"
 SEED = Evaluated(
     workflow=Workflow(name="direct", code=SOLVER),
     feedback=Feedback(
+        score=0.25,
         accuracy=0.25,
         n=20,
         usd_per_item=0.0015,
@@ -21,13 +22,12 @@ SEED = Evaluated(
         ),
     ),
 )
-STATE = State(task="t", description="Word problems.", seeds=(SEED,), current=SEED, best_accuracy=0.25)
+STATE = State(task="t", description="Word problems.", seeds=(SEED,), current=SEED, best_score=0.25)
 
 
 def test_the_block_that_defines_solver_is_the_action():
     action = parse_action(f"First {{think}}.\n```python\nx = 1\n```\nThen:\n```python\n{SOLVER}\n```\nDone.", "a")
-    assert action.workflow.code == SOLVER
-    assert action.analysis.startswith("First {think}.")
+    assert action.code == SOLVER
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ def test_text_without_one_solver_is_refused_with_its_reason(text, reason):
 
 
 def test_a_block_left_open_at_the_end_is_read_to_the_end():
-    assert parse_action(f"plan\n```python\n{SOLVER}", "a").workflow.code == SOLVER
+    assert parse_action(f"plan\n```python\n{SOLVER}", "a").code == SOLVER
 
 
 def test_backticks_within_a_line_of_code_do_not_end_the_block():
     code = 'def solver(agent, task):\n    fence = "```"\n    return {"answer": fence}'
-    assert parse_action(f"```python\n{code}\n```", "a").workflow.code == code
+    assert parse_action(f"```python\n{code}\n```", "a").code == code
 
 
 def test_repaired_code_replaces_the_code_and_nothing_else():
@@ -60,11 +60,11 @@ def test_repaired_code_replaces_the_code_and_nothing_else():
 
 def test_repaired_code_is_kept_literally_whatever_it_spells():
     tricky = "def solver(agent, task):\n    return {'answer': '\\\\1 \\g<0>'}"
-    assert parse_action(replace_code("x\n```python\ndef solver(): pass\n```", tricky), "a").workflow.code == tricky
+    assert parse_action(replace_code("x\n```python\ndef solver(): pass\n```", tricky), "a").code == tricky
 
 
 def test_repaired_code_is_added_where_the_text_had_no_solver():
-    assert parse_action(replace_code("Analysis without code", SOLVER), "a").workflow.code == SOLVER
+    assert parse_action(replace_code("Analysis without code", SOLVER), "a").code == SOLVER
 
 
 def test_the_compact_opening_says_task_best_current_failures_and_code():
@@ -73,7 +73,7 @@ def test_the_compact_opening_says_task_best_current_failures_and_code():
 
 
 def test_the_compact_follow_up_does_not_repeat_the_code():
-    worse = dataclasses.replace(SEED, feedback=Feedback(accuracy=0.1, n=20))
+    worse = dataclasses.replace(SEED, feedback=Feedback(score=0.1, accuracy=0.1, n=20))
     (message,) = CompactTemplate().after(dataclasses.replace(STATE, current=worse), STATE)
     assert message.content == "best 25\nnow 10: no failures"
 
@@ -88,12 +88,14 @@ def test_the_full_opening_holds_every_part_the_paper_names():
     assert "The workflow raised: ValueError: x" in message.content
 
 
-def _evaluated(name, accuracy, **fields):
-    return Evaluated(workflow=Workflow(name=name, code=SOLVER), feedback=Feedback(accuracy=accuracy, n=20, **fields))
+def _evaluated(name, score, **fields):
+    return Evaluated(
+        workflow=Workflow(name=name, code=SOLVER), feedback=Feedback(score=score, accuracy=score, n=20, **fields)
+    )
 
 
 @pytest.mark.parametrize(
-    ("before", "accuracy", "turn", "so_far"),
+    ("before", "score", "turn", "so_far"),
     [
         (0.4, 0.45, "up from 0.400 with", "0.500"),
         (0.4, 0.55, "up from 0.400 with", "0.500, which it passes"),
@@ -103,17 +105,17 @@ def _evaluated(name, accuracy, **fields):
         (0.5, 0.1, "down from 0.500 with", "0.500"),
     ],
 )
-def test_the_full_follow_up_says_the_change_since_the_last_turn_and_against_the_best(before, accuracy, turn, so_far):
-    previous = dataclasses.replace(STATE, current=_evaluated("before", before), best_accuracy=0.5)
-    after = dataclasses.replace(previous, current=_evaluated("now", accuracy), best_accuracy=max(0.5, accuracy))
+def test_the_full_follow_up_says_the_change_since_the_last_turn_and_against_the_best(before, score, turn, so_far):
+    previous = dataclasses.replace(STATE, current=_evaluated("before", before), best_score=0.5)
+    after = dataclasses.replace(previous, current=_evaluated("now", score), best_score=max(0.5, score))
     (message,) = FullTemplate().after(after, previous)
-    said = f"Accuracy {accuracy:.3f}, {turn} the workflow before it; the best so far was {so_far}."
+    said = f"Accuracy {score:.3f}, {turn} the workflow before it; the best so far was {so_far}."
     assert message.content.splitlines()[1] == said
 
 
 def test_the_full_follow_up_is_this_text():
     current = _evaluated("now", 0.5, usd_per_item=0.002, symptoms={"far": 9, "close": 1}, cases=SEED.feedback.cases[:1])
-    (message,) = FullTemplate().after(dataclasses.replace(STATE, current=current, best_accuracy=0.5), STATE)
+    (message,) = FullTemplate().after(dataclasses.replace(STATE, current=current, best_score=0.5), STATE)
     assert message.content == (
         "Your workflow was run on 20 validation questions, at 0.002000 USD a question.\n"
         "Accuracy 0.500, up from 0.250 with the workflow before it; the best so far was 0.250, which it passes.\n"
@@ -125,7 +127,7 @@ def test_the_full_follow_up_is_this_text():
 
 def test_a_metric_under_which_answers_may_be_partly_right_is_named():
     seed = _evaluated("seed", 0.4, metric="f1")
-    state = dataclasses.replace(STATE, seeds=(seed,), current=seed, best_accuracy=0.4)
+    state = dataclasses.replace(STATE, seeds=(seed,), current=seed, best_score=0.4)
     (opening,) = FullTemplate().opening(state)
     assert "Validation mean F1 0.400 on 20 questions" in opening.content
     assert "Mean F1 0.400 on 20 validation questions" in opening.content
@@ -154,7 +156,7 @@ def test_a_turn_whose_actions_were_all_skipped_says_so():
 
 def test_a_fresh_dialogue_says_how_the_last_turn_changed_it():
     """Every few turns a dialogue opens anew; what the turn before it brought is said there as well."""
-    state = dataclasses.replace(STATE, current=_evaluated("now", 0.75), best_accuracy=1.0, turn=2, accuracy_before=1.0)
+    state = dataclasses.replace(STATE, current=_evaluated("now", 0.75), best_score=1.0, turn=2, score_before=1.0)
     (opening,) = FullTemplate().opening(state)
     assert "Accuracy 0.750 on 20 validation questions, down from 1.000 with the workflow before it" in opening.content
     assert "The best validation accuracy so far is 1.000." in opening.content

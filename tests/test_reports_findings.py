@@ -147,9 +147,10 @@ def test_a_turn_starts_from_the_last_chosen_workflow_and_the_first_from_the_seed
 @pytest.mark.parametrize("template", [CompactTemplate(), FullTemplate()])
 def test_both_templates_show_the_workflow_that_a_search_starts_from(template):
     seeds = tuple(
-        Evaluated(workflow=Workflow(name=n, code=f"{SEED}  # {n}"), feedback=Feedback(accuracy=0.5, n=4)) for n in "ab"
+        Evaluated(workflow=Workflow(name=n, code=f"{SEED}  # {n}"), feedback=Feedback(score=0.5, accuracy=0.5, n=4))
+        for n in "ab"
     )
-    state = State(task="t", description="Do.", seeds=seeds, current=seeds[0], best_accuracy=0.5)
+    state = State(task="t", description="Do.", seeds=seeds, current=seeds[0], best_score=0.5)
     opening = turn(0, 0, 0, [skipped(0)], None)
     opening = type(opening)(**{**vars(opening), "messages": template.opening(state)})
     assert started_from([opening], 0) == seeds[0].workflow.code

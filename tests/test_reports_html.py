@@ -293,9 +293,9 @@ def test_a_large_search_stays_below_five_megabytes_and_says_what_is_left_out(tmp
     filler = "\n".join(f"    step_{n} = agent.call_llm([task, {n}])" for n in range(60))
 
     def large(one):
-        codes = [f"{c.workflow}\n{filler}\n    # {rng.random()}" for c in one.candidates]
+        codes = [f"{c.code}\n{filler}\n    # {rng.random()}" for c in one.candidates]
         pairs = zip(one.candidates, codes, strict=True)
-        grown = [ok(c.index, c.accuracy, code=code) if c.accuracy is not None else c for c, code in pairs]
+        grown = [ok(c.index, c.score, code=code) if c.score is not None else c for c, code in pairs]
         return turn(one.round, one.trajectory, one.turn, grown, one.chosen, task=one.task)
 
     turns = [large(t) for t in lively_turns(rng, tasks=tasks, num_turns=10, rounds=3, per_round=30)]

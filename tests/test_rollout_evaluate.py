@@ -155,10 +155,10 @@ async def test_no_more_items_are_in_flight_than_allowed_over_all_evaluations():
     assert sandbox.most_running == 3
 
 
-async def test_progress_is_told_of_every_item():
-    told = []
-    await run(make(sandbox=FakeSandbox(jitter=0.002)), workflow("right 0"), progress=told.append)
-    assert sorted(o.item_id for o in told) == ["fake/0", "fake/1", "fake/2", "fake/3"]
+async def test_progress_is_handed_of_every_item():
+    handed = []
+    await run(make(sandbox=FakeSandbox(jitter=0.002)), workflow("right 0"), progress=handed.append)
+    assert sorted(o.item_id for o in handed) == ["fake/0", "fake/1", "fake/2", "fake/3"]
 
 
 async def test_a_self_check_passes_a_wrong_answer_and_gives_frames_of_a_broken_one():
@@ -216,7 +216,7 @@ async def test_the_memo_tells_apart_everything_that_decides_an_outcome():
     assert len(sandbox.runs) == runs + 4
 
 
-def test_items_with_one_id_and_other_content_are_told_apart():
+def test_items_with_one_id_and_other_content_are_handed_apart():
     digests = {Item(id="a", question=q, target=t).digest for q, t in (("1", 1), ("1", 2), ("2", 1))}
     assert len(digests) == 3
 

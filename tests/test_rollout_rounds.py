@@ -6,7 +6,7 @@ import contextlib
 import pytest
 from rollout_fakes import FakeExecutor, FakePolicy, FakeSandbox, FakeTask, PlainTemplate, action, lively
 
-from w4s_jax.rollout.collect import CollectOptions, Collector, open_problem
+from w4s_jax.rollout.collect import CollectOptions, Collector, open_search_task
 from w4s_jax.rollout.evaluate import EvaluationOptions, Evaluator
 from w4s_jax.rollout.plan import PlannedTrajectory, keyed_choice, plan_round
 from w4s_jax.rollout.rounds import collect_round
@@ -25,9 +25,9 @@ async def collected(
     policy, plan, path, *, executor=None, sandbox=None, in_flight=4, on_turn=None, into=None, **options
 ):
     evaluator, collector = make(policy, executor, sandbox, **options)
-    problems = {name: await open_problem(evaluator, FakeTask(name=name)) for name in ("a", "b")}
+    search_tasks = {name: await open_search_task(evaluator, FakeTask(name=name)) for name in ("a", "b")}
     with TrajectoryStore(path) as store:
-        rounds = collect_round(collector, plan, problems, store, in_flight=in_flight, on_turn=on_turn)
+        rounds = collect_round(collector, plan, search_tasks, store, in_flight=in_flight, on_turn=on_turn)
         found = [] if into is None else into
         async for trajectory in rounds:
             found.append(trajectory)
@@ -96,9 +96,9 @@ async def test_a_finished_trajectory_is_handed_on_while_later_ones_still_run(tmp
             return await super().sample(context, keys, options)
 
     evaluator, collector = make(Gated(lively))
-    problems = {name: await open_problem(evaluator, FakeTask(name=name)) for name in ("a", "b")}
+    search_tasks = {name: await open_search_task(evaluator, FakeTask(name=name)) for name in ("a", "b")}
     with TrajectoryStore(tmp_path / "t.jsonl") as store:
-        async with contextlib.aclosing(collect_round(collector, make_plan(4), problems, store)) as rounds:
+        async with contextlib.aclosing(collect_round(collector, make_plan(4), search_tasks, store)) as rounds:
             assert (await asyncio.wait_for(anext(rounds), 5)).index == 0
             gate.set()
             assert [t.index async for t in rounds] == [1, 2, 3]
@@ -166,9 +166,9 @@ async def test_the_first_failure_stops_the_round_once_those_in_flight_are_stored
 
     path = tmp_path / "t.jsonl"
     evaluator, collector = make(Failing(lively, jitter=0.01))
-    problems = {name: await open_problem(evaluator, FakeTask(name=name)) for name in ("a", "b")}
+    search_tasks = {name: await open_search_task(evaluator, FakeTask(name=name)) for name in ("a", "b")}
     with TrajectoryStore(path) as store:
-        rounds = collect_round(collector, make_plan(), problems, store, in_flight=3)
+        rounds = collect_round(collector, make_plan(), search_tasks, store, in_flight=3)
         assert (await anext(rounds)).index == 0
         with pytest.raises(RuntimeError, match="a bug"):
             await anext(rounds)
@@ -210,10 +210,10 @@ async def test_a_cancellation_keeps_finished_turns_and_leaves_nothing_running(tm
 
 async def test_leaving_the_loop_early_leaves_nothing_running(tmp_path):
     evaluator, collector = make(FakePolicy(lively, jitter=0.005))
-    problems = {name: await open_problem(evaluator, FakeTask(name=name)) for name in ("a", "b")}
+    search_tasks = {name: await open_search_task(evaluator, FakeTask(name=name)) for name in ("a", "b")}
     others = asyncio.all_tasks()
     with TrajectoryStore(tmp_path / "t.jsonl") as store:
-        async with contextlib.aclosing(collect_round(collector, make_plan(), problems, store)) as rounds:
+        async with contextlib.aclosing(collect_round(collector, make_plan(), search_tasks, store)) as rounds:
             async for _ in rounds:
                 break
     assert asyncio.all_tasks() == others

@@ -13,17 +13,28 @@ from rollout_fakes import code
 
 from w4s_jax.rollout.records import decode_turn, encode_turn
 from w4s_jax.rollout.store import TrajectoryStore, read_trajectories
-from w4s_jax.types import Candidate, CandidateStatus, Case, Feedback, ItemStatus, Message, StoreError, Turn
+from w4s_jax.types import (
+    Candidate,
+    CandidateStatus,
+    Case,
+    DrawKey,
+    Feedback,
+    ItemStatus,
+    Message,
+    StoreError,
+    Turn,
+    TurnKey,
+)
 
 AWKWARD = 'caf\u00e9 \ud800 \udfff \u2028 \x00 \n \r "quoted" \\ \U0001f600'
 
 
 def make_turn(number=0, trajectory=3, round_=1, text=AWKWARD):
     case = Case(question=text, answer="1", target="2", status=ItemStatus.WRONG, error="")
-    feedback = Feedback(accuracy=1 / 3, n=3, usd_per_item=0.1 + 0.2, symptoms={text: 2}, cases=(case,))
+    feedback = Feedback(score=1 / 3, accuracy=1 / 3, n=3, usd_per_item=0.1 + 0.2, symptoms={text: 2}, cases=(case,))
     good = Candidate(
         index=0, status=CandidateStatus.OK, text=text, ids=(1, 2, 151_645), logprobs=(-5e-324, -0.0, -1 / 3),
-        workflow=code("right 0"), accuracy=1 / 3, reward=0.5, usd=1e-7, repairs=2, feedback=feedback,
+        code=code("right 0"), score=1 / 3, reward=0.5, usd=1e-7, repairs=2, feedback=feedback,
     )  # fmt: skip
     bad = Candidate(index=1, status=CandidateStatus.SKIPPED, text="", reason="KeyError: 'x'", repairs=3)
     ours = Candidate(index=2, status=CandidateStatus.FAILED, text="t", reason="SandboxError: died")
@@ -47,10 +58,70 @@ def test_the_record_has_the_keys_that_other_programs_read():
     record = json.loads(encode_turn(make_turn(number=0)))
     assert record["trajectory"] == "r1-t3"
     assert {"schema_version", "trajectory", "turn", "task", "prompt_ids", "candidates", "chosen"} <= set(record)
-    expected = {"ids", "logprobs", "text", "workflow", "status", "accuracy", "reward", "usd", "repairs"}
+    expected = {"ids", "logprobs", "text", "code", "status", "score", "accuracy", "reward", "usd", "repairs"}
     assert all(expected <= set(c) for c in record["candidates"])
     assert [c["status"] for c in record["candidates"]] == ["ok", "skipped", "failed"]
-    assert (record["schema_version"], record["turn"], record["chosen"]) == (1, 0, 0)
+    assert (record["schema_version"], record["turn"], record["chosen"]) == (2, 0, 0)
+
+
+def version_1(record, metric, score, symptoms):
+    """The same record as the first version wrote it."""
+    record = json.loads(json.dumps(record)) | {"schema_version": 1}
+    for candidate in record["candidates"]:
+        candidate["workflow"] = candidate.pop("code")
+        candidate["accuracy"] = candidate.pop("score")
+        if candidate["feedback"]:
+            del candidate["feedback"]["score"]
+            candidate["accuracy"] = score
+            candidate["feedback"] |= {"accuracy": score, "metric": metric, "symptoms": symptoms}
+    return json.dumps(record).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("metric", "score", "symptoms", "accuracy"),
+    [
+        ("accuracy", 1 / 3, {"far": 2}, 1 / 3),
+        ("pass@1", 1 / 3, {}, 1 / 3),
+        ("f1", 0.9, {"partly right": 1}, 2 / 3),  # scores 1.0, 1.0 and 0.7
+        ("f1", 1.0, {}, 1.0),
+    ],
+)
+def test_a_record_of_the_first_version_is_read_where_it_says_the_share_of_right_items(
+    metric, score, symptoms, accuracy
+):
+    turn = make_turn()
+    back = decode_turn(version_1(json.loads(encode_turn(turn)), metric, score, symptoms), "x:1")
+    good = back.candidates[0]
+    assert (good.code, good.score, good.accuracy) == (turn.candidates[0].code, score, accuracy)
+    assert (good.feedback.score, good.feedback.accuracy, good.feedback.metric) == (score, accuracy, metric)
+    assert (back.key, back.messages, back.candidates[1:]) == (turn.key, turn.messages, turn.candidates[1:])
+
+
+def test_a_record_of_the_first_version_that_does_not_say_it_is_refused():
+    line = version_1(json.loads(encode_turn(make_turn())), "f1", 0.9, {})
+    with pytest.raises(StoreError, match=r"x:7: schema_version=1 with metric='f1' does not say which share"):
+        decode_turn(line, "x:7")
+
+
+def test_a_record_says_score_and_accuracy_apart():
+    turn = make_turn()
+    good = turn.candidates[0]
+    feedback = dataclasses.replace(good.feedback, score=0.9, accuracy=0.5, metric="f1")
+    turn = dataclasses.replace(turn, candidates=(dataclasses.replace(good, score=0.9, feedback=feedback),))
+    (record,) = json.loads(encode_turn(turn))["candidates"]
+    assert (record["score"], record["accuracy"]) == (0.9, 0.5)
+    assert (record["feedback"]["score"], record["feedback"]["accuracy"]) == (0.9, 0.5)
+    assert decode_turn(encode_turn(turn), "x:1") == turn
+
+
+def test_a_key_names_a_turn_and_its_candidates_and_is_read_back():
+    turn = make_turn(number=12, trajectory=0, round_=4)
+    assert (turn.key.trajectory_name, turn.key.name) == ("r4-t0", "r4-t0-turn12")
+    assert turn.key.of_candidate(3).name == "r4-t0-turn12-c3"
+    for key in (turn.key, turn.key.of_candidate(0)):
+        assert TurnKey.parse(key.name) == key
+    assert [TurnKey.parse(name) for name in ("r4-t0", "cot", "r4-t0-turn1-c2.py", "xr1-t1-turn1")] == [None] * 4
+    assert DrawKey(9, 4, 0, 12, 3, 1).candidate_key == turn.key.of_candidate(3)
 
 
 def test_a_record_is_one_line_of_ascii():
@@ -126,7 +197,7 @@ def test_a_corrupt_line_is_named_by_file_and_line(tmp_path, damage):
 
 def test_a_record_of_another_schema_is_refused_by_its_number(tmp_path):
     path = tmp_path / "t.jsonl"
-    path.write_bytes(encode_turn(make_turn()).replace(b'"schema_version": 1', b'"schema_version": 99'))
+    path.write_bytes(encode_turn(make_turn()).replace(b'"schema_version": 2', b'"schema_version": 99'))
     with pytest.raises(StoreError, match=r"t\.jsonl:1: schema_version=99"):
         read_trajectories([path])
 

@@ -1,5 +1,6 @@
 """Splits are disjoint and named by content; the test split is sealed; feedback never sees it."""
 
+import dataclasses
 import json
 
 import pytest
@@ -147,7 +148,7 @@ def _evaluation(statuses, split=Split.VALIDATION):
         )
         for i, status in enumerate(statuses)
     )
-    return Evaluation(task="t", split=split, workflow="w", outcomes=outcomes)
+    return Evaluation(task="t", split=split, workflow_digest="w", outcomes=outcomes)
 
 
 _R, _W, _B, _N = ItemStatus.RIGHT, ItemStatus.WRONG, ItemStatus.BROKE, ItemStatus.NOT_EVALUATED
@@ -155,11 +156,21 @@ _R, _W, _B, _N = ItemStatus.RIGHT, ItemStatus.WRONG, ItemStatus.BROKE, ItemStatu
 
 def test_feedback_counts_what_was_evaluated():
     feedback = make_feedback(_items(6), _evaluation([_R, _W, _W, _B, _N, _R]), seed=0, max_cases=10)
+    assert feedback.score == pytest.approx(0.4)
     assert feedback.accuracy == pytest.approx(0.4)
     assert feedback.n == 5
     assert feedback.usd_per_item == pytest.approx(0.5)
     assert feedback.symptoms == {"far": 2, "KeyError": 1}
     assert len(feedback.cases) == 5
+
+
+def test_the_score_is_the_mean_of_the_metric_and_the_accuracy_the_share_at_one():
+    """F1 of 0.8 and 1.0: mean 0.9, one of two wholly right."""
+    partly, whole = _evaluation([_W, _R]).outcomes
+    evaluation = dataclasses.replace(_evaluation([]), outcomes=(dataclasses.replace(partly, score=0.8), whole))
+    feedback = make_feedback(_items(2), evaluation, seed=0, max_cases=2, metric="f1")
+    assert (feedback.score, feedback.accuracy, feedback.n) == (0.9, 0.5, 2)
+    assert (evaluation.score, evaluation.accuracy) == (0.9, 0.5)
 
 
 def test_feedback_on_the_test_split_is_refused():
@@ -180,7 +191,7 @@ def test_cases_show_failures_first_and_are_bounded():
 
 def test_cases_depend_on_the_seed_and_not_on_the_order_of_outcomes():
     items, evaluation = _items(40), _evaluation([_W] * 40)
-    turned = Evaluation(task="t", split=Split.VALIDATION, workflow="w", outcomes=evaluation.outcomes[::-1])
+    turned = Evaluation(task="t", split=Split.VALIDATION, workflow_digest="w", outcomes=evaluation.outcomes[::-1])
     cases = make_feedback(items, evaluation, seed=1, max_cases=5).cases
     assert cases == make_feedback(items, turned, seed=1, max_cases=5).cases
     assert cases != make_feedback(items, evaluation, seed=2, max_cases=5).cases

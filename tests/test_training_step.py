@@ -63,7 +63,7 @@ def assert_close(got, want, tolerance=1e-5):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_packed_trees_have_the_loss_and_the_gradient_of_one_row_per_action(seed):
-    """DESIGN: Σ weight·nll over the tree equals row-per-action training exactly; float32, 1e-5 of each leaf's norm."""
+    """Σ weight·nll over the tree equals row-per-action training exactly; float32, 1e-5 of each leaf's norm."""
     trees, rows = [], []
     for part in range(4):
         turns = random_turns(np.random.default_rng([seed, part]))

@@ -102,7 +102,7 @@ def test_every_dialogue_alternates_and_its_actions_can_be_read():
     for _ in range(200):
         messages = dialogue(rng, subjects, CompactTemplate(), DialogueMix())
         assert [m.role for m in messages] == ["user", "assistant"] * (len(messages) // 2)
-        assert parse_action(messages[1].content, "a").analysis.startswith("plan: ")
+        assert messages[1].content.startswith("plan: ")
 
 
 def test_the_shares_of_a_mix_are_what_they_say():
@@ -112,7 +112,7 @@ def test_the_shares_of_a_mix_are_what_they_say():
     broken = 0
     for _ in range(1000):
         messages = dialogue(rng, subjects, CompactTemplate(), mix)
-        code = parse_action(messages[1].content, "a").workflow.code
+        code = parse_action(messages[1].content, "a").code
         plan = messages[1].content.splitlines()[0]
         broken += not any(describe(r) == plan and grammar.write(r) == code for r in _recipes_like(plan))
     assert 150 <= broken <= 250  # a fifth of 1,000, within four standard deviations

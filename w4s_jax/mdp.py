@@ -1,6 +1,6 @@
 """The Markov decision process of workflow design: reward, best-of-m choice, next state.
 
-seeds → State → candidates with accuracies → rewards → choose → Turn → next_state → State
+seeds → State → candidates with scores → rewards → choose → Turn → next_state → State
 
 Pure functions over the records of `types.py`: no clock, no generator, no I/O. What
 a state is can therefore always be replayed from the records of its turns (`history`).
@@ -8,7 +8,7 @@ a state is can therefore always be replayed from the records of its turns (`hist
 W4S, arXiv 2504.04785, section 3. Two definitions of the reward are in use and both
 are here by name: the paper's, which compares with the whole search, and that of the
 released code, which fixes the best at the start of a dialogue and takes a little off
-for low accuracies. Departure from the released code: a candidate is never compared
+for low scores. Departure from the released code: a candidate is never compared
 with its siblings, and no low candidate is dropped.
 """
 
@@ -22,7 +22,7 @@ from w4s_jax.types import Candidate, CandidateStatus, Evaluated, Feedback, Input
 
 
 class RewardKind(enum.StrEnum):
-    """What a candidate's accuracy is compared with."""
+    """What a candidate's score is compared with."""
 
     PAPER = "paper"
     REPO = "repo"
@@ -39,7 +39,7 @@ class RewardConfig:
 
     kind: RewardKind = RewardKind.PAPER
     best: float = 1.0
-    """For an accuracy above the best."""
+    """For a score above the best."""
     improved: float = 0.5
     """For one that is only above the current workflow's."""
     otherwise: float = 0.0
@@ -47,31 +47,31 @@ class RewardConfig:
     low_penalty: float = -0.1
     """Added below `low_threshold`."""
     low_threshold: float = 0.3
-    """An accuracy, in [0, 1]."""
+    """A score, in [0, 1]."""
 
 
-def reward(accuracy: float, *, best: float, current: float, config: RewardConfig) -> float:
-    """The reward of one accuracy.
+def reward(score: float, *, best: float, current: float, config: RewardConfig) -> float:
+    """The reward of one score.
 
     Args:
-        accuracy: validation accuracy of the candidate, in [0, 1].
-        best: the best accuracy that it has to pass; see `best_to_pass`.
-        current: accuracy of the current workflow.
+        score: validation score of the candidate, in [0, 1].
+        best: the best score that it has to pass; see `best_to_pass`.
+        current: score of the current workflow.
         config: the definition and its values.
     """
-    if accuracy > best:
+    if score > best:
         value = config.best
-    elif accuracy > current:
+    elif score > current:
         value = config.improved
     else:
         value = config.otherwise
-    if config.kind is RewardKind.REPO and accuracy < config.low_threshold:
+    if config.kind is RewardKind.REPO and score < config.low_threshold:
         value += config.low_penalty
     return value
 
 
 def best_to_pass(state: State, opened: State, kind: RewardKind) -> float:
-    """The accuracy that earns the full reward when it is passed.
+    """The score that earns the full reward when it is passed.
 
     Args:
         state: the state the candidates were sampled from.
@@ -80,8 +80,8 @@ def best_to_pass(state: State, opened: State, kind: RewardKind) -> float:
             the workflow that was current when the dialogue was opened.
     """
     if kind is RewardKind.PAPER:
-        return state.best_accuracy
-    return max(opened.current.feedback.accuracy, _best(opened.seeds))
+        return state.best_score
+    return max(opened.current.feedback.score, _best(opened.seeds))
 
 
 def rewarded(
@@ -89,10 +89,10 @@ def rewarded(
 ) -> tuple[Candidate, ...]:
     """The candidates with their rewards; skipped and failed ones have none."""
     best = best_to_pass(state, opened, config.kind)
-    current = state.current.feedback.accuracy
+    current = state.current.feedback.score
     return tuple(
-        dataclasses.replace(c, reward=reward(c.accuracy, best=best, current=current, config=config))
-        if c.status is CandidateStatus.OK and c.accuracy is not None
+        dataclasses.replace(c, reward=reward(c.score, best=best, current=current, config=config))
+        if c.status is CandidateStatus.OK and c.score is not None
         else dataclasses.replace(c, reward=None)
         for c in candidates
     )
@@ -101,12 +101,12 @@ def rewarded(
 def choose(candidates: Iterable[Candidate]) -> int | None:
     """Index of the candidate that advances the state; None where none survived.
 
-    The best validation accuracy; equal ones: the cheaper in USD an item, then the lower index.
+    The best validation score; equal ones: the cheaper in USD an item, then the lower index.
     """
     survivors = [c for c in candidates if c.status is CandidateStatus.OK]
     if not survivors:
         return None
-    return min(survivors, key=lambda c: (-_feedback(c).accuracy, _feedback(c).usd_per_item, c.index)).index
+    return min(survivors, key=lambda c: (-_feedback(c).score, _feedback(c).usd_per_item, c.index)).index
 
 
 def initial_state(task: str, description: str, seeds: Sequence[Evaluated]) -> State:
@@ -118,7 +118,7 @@ def initial_state(task: str, description: str, seeds: Sequence[Evaluated]) -> St
     if not seeds:
         raise InputError(f"task {task!r} has no seed workflow; a search needs at least one to start from")
     return State(
-        task=task, description=description, seeds=tuple(seeds), current=seeds[0], best_accuracy=_best(seeds), turn=0
+        task=task, description=description, seeds=tuple(seeds), current=seeds[0], best_score=_best(seeds), turn=0
     )
 
 
@@ -129,19 +129,18 @@ def next_state(state: State, turn: Turn) -> State:
     were skipped, `current` stays.
     """
     survivors = [c for c in turn.candidates if c.status is CandidateStatus.OK]
-    current, before = state.current, state.accuracy_before
+    current, before = state.current, state.score_before
     if turn.chosen is not None:
-        before = current.feedback.accuracy
+        before = current.feedback.score
         chosen = turn.candidates[turn.chosen]
-        name = workflow_name(turn.round, turn.trajectory, turn.turn, chosen.index)
-        current = Evaluated(workflow=Workflow(name=name, code=chosen.workflow), feedback=_feedback(chosen))
-    best = max([state.best_accuracy, *(_feedback(c).accuracy for c in survivors)])
+        current = evaluated(turn, chosen)
+    best = max([state.best_score, *(_feedback(c).score for c in survivors)])
     return dataclasses.replace(
         state,
         current=current,
-        best_accuracy=best,
+        best_score=best,
         turn=turn.turn + 1,
-        accuracy_before=before,
+        score_before=before,
     )
 
 
@@ -153,13 +152,18 @@ def history(start: State, turns: Iterable[Turn]) -> tuple[State, ...]:
     return tuple(states)
 
 
-def workflow_name(round_: int, trajectory: int, turn: int, candidate: int) -> str:
-    """Name of a candidate's workflow, e.g. `r0-t3-turn1-c2`; unique within a run."""
-    return f"r{round_}-t{trajectory}-turn{turn}-c{candidate}"
+def evaluated(turn: Turn, candidate: Candidate) -> Evaluated:
+    """A candidate of a turn as a workflow with its feedback.
+
+    Raises:
+        InputError: It was not evaluated.
+    """
+    name = turn.key.of_candidate(candidate.index).name
+    return Evaluated(workflow=Workflow(name=name, code=candidate.code), feedback=_feedback(candidate))
 
 
-def _best(evaluated: Iterable[Evaluated]) -> float:
-    return max(e.feedback.accuracy for e in evaluated)
+def _best(tried: Iterable[Evaluated]) -> float:
+    return max(e.feedback.score for e in tried)
 
 
 def _feedback(candidate: Candidate) -> Feedback:
@@ -169,15 +173,15 @@ def _feedback(candidate: Candidate) -> Feedback:
 
 
 def best_tried(start: State, turns: Iterable[Turn]) -> Evaluated:
-    """The best by validation accuracy of everything tried, seeds included: what a search gives its user.
+    """The best by validation score of everything tried, seeds included: what a search gives its user.
 
-    Being the maximum of many, its validation accuracy is optimistic.
+    Being the maximum of many, its validation score is optimistic.
     """
     return all_tried(start, turns)[0]
 
 
 def all_tried(start: State, turns: Iterable[Turn]) -> list[Evaluated]:
-    """Everything tried, seeds included, the best by validation accuracy first.
+    """Everything tried, seeds included, the best by validation score first.
 
     Equal ones: the cheaper in USD an item, then the earlier.
     """
@@ -185,7 +189,5 @@ def all_tried(start: State, turns: Iterable[Turn]) -> list[Evaluated]:
     for turn in turns:
         for candidate in turn.candidates:
             if candidate.status is CandidateStatus.OK:
-                name = workflow_name(turn.round, turn.trajectory, turn.turn, candidate.index)
-                workflow = Workflow(name=name, code=candidate.workflow)
-                tried.append(Evaluated(workflow=workflow, feedback=_feedback(candidate)))
-    return sorted(tried, key=lambda e: (-e.feedback.accuracy, e.feedback.usd_per_item))
+                tried.append(evaluated(turn, candidate))
+    return sorted(tried, key=lambda e: (-e.feedback.score, e.feedback.usd_per_item))

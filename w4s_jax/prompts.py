@@ -1,6 +1,6 @@
-"""States become chat messages, model text becomes an Action.
+"""States become chat messages, model text becomes a workflow.
 
-State → **prompt** → Policy.sample → **Action** → self-check → **repair message** …
+State → **prompt** → Policy.sample → **Workflow** → self-check → **repair message** …
 
 Two templates speak the same protocol. `FullTemplate` is the default for real
 models: interface, principles, task, archive, current workflow with feedback and
@@ -19,7 +19,7 @@ import re
 from collections.abc import Mapping
 from typing import Protocol
 
-from w4s_jax.types import Action, Case, Evaluated, Feedback, ItemStatus, Message, State, W4sError, Workflow
+from w4s_jax.types import Case, Evaluated, Feedback, ItemStatus, Message, State, W4sError, Workflow
 
 _BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL | re.IGNORECASE)
 _SOLVER = re.compile(r"^(?:async\s+)?def\s+solver\s*\(", re.MULTILINE)
@@ -30,7 +30,7 @@ class ActionParseError(W4sError, ValueError):
 
 
 class PromptTemplate(Protocol):
-    """Everything a meta-agent is told, and how its text is read."""
+    """Everything a meta-agent reads, and how its own text is read."""
 
     def opening(self, state: State) -> tuple[Message, ...]:
         """The dialogue that renders the state it starts from."""
@@ -41,8 +41,8 @@ class PromptTemplate(Protocol):
     def repair(self, error: str, traceback: str) -> tuple[Message, ...]:
         """Asks for a repaired workflow after a failed self-check."""
 
-    def parse(self, text: str, name: str) -> Action:
-        """Reads an action.
+    def parse(self, text: str, name: str) -> Workflow:
+        """Reads the workflow of an action.
 
         Raises:
             ActionParseError: no block, or several, define `solver`.
@@ -52,8 +52,8 @@ class PromptTemplate(Protocol):
         """Puts repaired code in the place of the code of an action's text."""
 
 
-def parse_action(text: str, name: str) -> Action:
-    """Splits free-text analysis from the one Python block that defines `solver`.
+def parse_action(text: str, name: str) -> Workflow:
+    """Reads the one Python block that defines `solver` out of an action's free text.
 
     A block that the model left open at the end of its text is read to the end.
 
@@ -64,8 +64,7 @@ def parse_action(text: str, name: str) -> Action:
     Raises:
         ActionParseError: no block, or more than one, defines `solver`.
     """
-    block = _solver_block(text)
-    return Action(text=text, analysis=text[: block.start()].strip(), workflow=Workflow(name=name, code=block.group(1)))
+    return Workflow(name=name, code=_solver_block(text).group(1))
 
 
 def replace_code(text: str, code: str) -> str:
@@ -103,50 +102,50 @@ def _metric(feedback: Feedback) -> str:
     return {"f1": "mean F1", "score": "mean score"}.get(feedback.metric, "accuracy")
 
 
-def _since(accuracy: float, before: float) -> str:
-    if accuracy == before:
+def _since(score: float, before: float) -> str:
+    if score == before:
         return "unchanged from"
-    return f"{'up' if accuracy > before else 'down'} from {before:.3f} with"
+    return f"{'up' if score > before else 'down'} from {before:.3f} with"
 
 
 def _change(feedback: Feedback, before: float, best: float) -> str:
-    """An accuracy against that of the workflow before it and the best before both of them."""
-    accuracy, name = feedback.accuracy, _metric(feedback)
+    """A score against that of the workflow before it and the best before both of them."""
+    score, name = feedback.score, _metric(feedback)
     so_far = f"the best so far was {best:.3f}"
-    if accuracy > best:
+    if score > best:
         so_far += ", which it passes"
-    elif accuracy == best:
+    elif score == best:
         so_far += ", which it ties"
-    return f"{name[0].upper()}{name[1:]} {accuracy:.3f}, {_since(accuracy, before)} the workflow before it; {so_far}."
+    return f"{name[0].upper()}{name[1:]} {score:.3f}, {_since(score, before)} the workflow before it; {so_far}."
 
 
 @dataclasses.dataclass(frozen=True)
 class CompactTemplate:
     """The dialogue in about a hundred tokens, for meta-agents of a million parameters.
 
-    Accuracies are whole percent; failures are counted by what the grader could
+    Scores are whole percent; failures are counted by what the grader could
     see of them; cases are left out.
     """
 
     def opening(self, state: State) -> tuple[Message, ...]:
-        """Task, best accuracy, and the current workflow with its failures."""
+        """Task, best score, and the current workflow with its failures."""
         return _user(
-            f"{state.description}\nbest {_percent(state.best_accuracy)}\n"
+            f"{state.description}\nbest {_percent(state.best_score)}\n"
             f"{self._result(state.current.feedback)}\n```python\n{state.current.workflow.code.strip()}\n```"
         )
 
     def after(self, state: State, previous: State) -> tuple[Message, ...]:
-        """The accuracy of the action, with its failures; or that no action ran."""
+        """The score of the action, with its failures; or that no action ran."""
         if _all_skipped(state, previous):
-            return _user(f"best {_percent(state.best_accuracy)}\nbroken")
-        return _user(f"best {_percent(state.best_accuracy)}\n{self._result(state.current.feedback)}")
+            return _user(f"best {_percent(state.best_score)}\nbroken")
+        return _user(f"best {_percent(state.best_score)}\n{self._result(state.current.feedback)}")
 
     def repair(self, error: str, traceback: str) -> tuple[Message, ...]:
         """The error's first line; frames would not be understood."""
         del traceback
         return _user(f"error: {error.splitlines()[0][:80] if error else 'unknown'}\nfix it")
 
-    def parse(self, text: str, name: str) -> Action:
+    def parse(self, text: str, name: str) -> Workflow:
         """See `parse_action`."""
         return parse_action(text, name)
 
@@ -157,11 +156,11 @@ class CompactTemplate:
     @staticmethod
     def _result(feedback: Feedback) -> str:
         failures = ", ".join(f"{k} {v}" for k, v in sorted(feedback.symptoms.items(), key=lambda kv: (-kv[1], kv[0])))
-        return f"now {_percent(feedback.accuracy)}: {failures or 'no failures'}"
+        return f"now {_percent(feedback.score)}: {failures or 'no failures'}"
 
 
-def _percent(accuracy: float) -> int:
-    return round(100 * accuracy)
+def _percent(score: float) -> int:
+    return round(100 * score)
 
 
 _INTERFACE = """\
@@ -235,18 +234,18 @@ class FullTemplate:
         return _user("\n".join(parts))
 
     def after(self, state: State, previous: State) -> tuple[Message, ...]:
-        """Accuracy, its change against the turn and the best before, failures, cases, and the request to go on."""
+        """Score, its change against the turn and the best before, failures, cases, and the request to go on."""
         if _all_skipped(state, previous):
             return _user(
                 "This workflow, and every other one written beside it, failed on a first question and could not be "
                 f"mended; the current workflow stays.\n{self._best(state)}\n"
                 "Write another one. First your analysis, then exactly one Python block that defines solver."
             )
-        feedback, before = state.current.feedback, previous.current.feedback.accuracy
+        feedback, before = state.current.feedback, previous.current.feedback.score
         return _user(
             f"Your workflow was run on {feedback.n} validation questions, "
             f"at {feedback.usd_per_item:.6f} USD a question.\n"
-            f"{_change(feedback, before, previous.best_accuracy)}\n{self._failures(feedback)}"
+            f"{_change(feedback, before, previous.best_score)}\n{self._failures(feedback)}"
             "Please improve it. First your analysis, then exactly one Python block that defines solver."
         )
 
@@ -258,7 +257,7 @@ class FullTemplate:
             "Mend it: write the whole corrected workflow as exactly one Python block that defines solver."
         )
 
-    def parse(self, text: str, name: str) -> Action:
+    def parse(self, text: str, name: str) -> Workflow:
         """See `parse_action`."""
         return parse_action(text, name)
 
@@ -269,16 +268,16 @@ class FullTemplate:
     def _evaluated(self, entry: Evaluated) -> str:
         feedback = entry.feedback
         return (
-            f"Validation {_metric(feedback)} {feedback.accuracy:.3f} on {feedback.n} questions, "
+            f"Validation {_metric(feedback)} {feedback.score:.3f} on {feedback.n} questions, "
             f"{feedback.usd_per_item:.6f} USD a question.\n```python\n{entry.workflow.code.strip()}\n```"
         )
 
     def _result(self, state: State) -> str:
-        feedback, before = state.current.feedback, state.accuracy_before
+        feedback, before = state.current.feedback, state.score_before
         name = _metric(feedback)
-        turn = "" if before is None else f", {_since(feedback.accuracy, before)} the workflow before it"
+        turn = "" if before is None else f", {_since(feedback.score, before)} the workflow before it"
         return (
-            f"{name[0].upper()}{name[1:]} {feedback.accuracy:.3f} on {feedback.n} validation questions{turn}, "
+            f"{name[0].upper()}{name[1:]} {feedback.score:.3f} on {feedback.n} validation questions{turn}, "
             f"{feedback.usd_per_item:.6f} USD a question.\n{self._failures(feedback)}"
         )
 
@@ -290,7 +289,7 @@ class FullTemplate:
 
     @staticmethod
     def _best(state: State) -> str:
-        return f"The best validation {_metric(state.current.feedback)} so far is {state.best_accuracy:.3f}."
+        return f"The best validation {_metric(state.current.feedback)} so far is {state.best_score:.3f}."
 
     def _case(self, number: int, case: Case) -> str:
         lines = [f"## Case {number}: {case.status}", f"Question: {self._cut(case.question)}"]

@@ -1,10 +1,10 @@
-"""Records that cross a border, the Protocols of the house, and its error tree.
+"""Records that cross a border, the Protocols of the package, and its error tree.
 
 task → State → prompt → Policy.sample → Candidate → Sandbox ⇄ Executor → Evaluation
 → Feedback → reward → Turn → Trajectory → store → tree → step
 
 The host half (text, processes, network) and the device half (arrays) do not
-import each other; they meet here and in `experiments/`. This module is standard
+import each other; they meet here and in the runs. This module is standard
 library only.
 """
 
@@ -15,8 +15,14 @@ import enum
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
+
+BINARY_METRICS = frozenset({"accuracy", "pass@1"})
+"""Names of the metrics under which an item is right or wrong, so that score and accuracy are one number."""
+
+_TURN_NAME = re.compile(r"r(\d+)-t(\d+)-turn(\d+)(?:-c(\d+))?")
 
 # --- errors -----------------------------------------------------------------
 
@@ -198,9 +204,9 @@ class Task(Protocol):
     """A set of questions with a scoring rule."""
 
     name: str
-    """As `--task` spells it."""
+    """As `--task` names it."""
     description: str
-    """What the meta-agent is told of the task."""
+    """What the meta-agent reads of the task."""
     metric: str
     """`accuracy` or `pass@1`, where an item is right or wrong; `f1` or `score`, where it may be partly right."""
     scratch_bytes: int
@@ -265,8 +271,8 @@ class CallContext:
 
     purpose: Purpose
     item_id: str = ""
-    workflow: str = ""
-    """Digest of the workflow that calls."""
+    workflow_digest: str = ""
+    """Of the workflow that calls."""
     sample_index: int = 0
     """Number of equal requests made earlier within the same item."""
     repetition: int = 0
@@ -305,7 +311,7 @@ class Executor(Protocol):
 
         Raises:
             BudgetExceededError: a cap leaves no room; nothing was sent.
-            CallRefusedError: the request itself is at fault; its author is told.
+            CallRefusedError: the request itself is at fault; its author sees the message.
             ExecutorError: the model stayed unreachable after all retries.
         """
 
@@ -363,7 +369,7 @@ class LLMCall:
 
 
 AskLLM = Callable[[LLMCall], Awaitable[Sequence[str]]]
-"""Answers a workflow's LLM call; may raise CallRefusedError (told to the workflow) or an error of ours."""
+"""Answers a workflow's LLM call; may raise CallRefusedError (which the workflow sees) or an error of ours."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -439,14 +445,13 @@ class Evaluation:
     """One workflow on one split.
 
     Example:
-        >>> Evaluation(task="t", split=Split.VALIDATION, workflow="ab", outcomes=()).n
+        >>> Evaluation(task="t", split=Split.VALIDATION, workflow_digest="ab", outcomes=()).n
         0
     """
 
     task: str
     split: Split
-    workflow: str
-    """Digest."""
+    workflow_digest: str
     outcomes: tuple[ItemOutcome, ...]
     """In the order of the split's items."""
     repetition: int = 0
@@ -492,9 +497,12 @@ class Case:
 class Feedback:
     """What a state keeps of a validation evaluation; all that can reach a prompt."""
 
-    accuracy: float
+    score: float
     """Mean of the task's metric, which a search optimises: the share that is right, or mean F1 and the like."""
+    accuracy: float
+    """Share of items at 1.0; equal to `score` where the metric is one of `BINARY_METRICS`."""
     n: int
+    """Items that were evaluated."""
     usd_per_item: float = 0.0
     symptoms: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Failures by what the parent can see of them, e.g. `{"no number": 3}`."""
@@ -524,21 +532,54 @@ class State:
     description: str
     seeds: tuple[Evaluated, ...]
     current: Evaluated
-    best_accuracy: float
-    """Best validation accuracy of all history."""
+    best_score: float
+    """Best validation score of all history."""
     turn: int = 0
-    accuracy_before: float | None = None
+    score_before: float | None = None
     """That of the workflow which was current before the last turn; None on the first."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Action:
-    """Free-text analysis and one Python block."""
+class TurnKey(NamedTuple):
+    """Names one turn of a run, or with `candidate` one of its workflows; unique within the run.
 
-    text: str
-    """The whole sampled text."""
-    analysis: str
-    workflow: Workflow
+    Example:
+        >>> TurnKey(0, 3, 1).of_candidate(2).name
+        'r0-t3-turn1-c2'
+        >>> TurnKey.parse("r0-t3-turn1") == TurnKey(0, 3, 1)
+        True
+    """
+
+    round: int
+    """0 before training, r in round r, num_rounds + 1 after."""
+    trajectory: int
+    """Planned number within the round."""
+    turn: int
+    candidate: int | None = None
+    """In [0, m); None names the turn itself."""
+
+    @property
+    def trajectory_name(self) -> str:
+        """E.g. `r0-t3`."""
+        return f"r{self.round}-t{self.trajectory}"
+
+    @property
+    def name(self) -> str:
+        """E.g. `r0-t3-turn1`, of a candidate `r0-t3-turn1-c2`."""
+        candidate = "" if self.candidate is None else f"-c{self.candidate}"
+        return f"{self.trajectory_name}-turn{self.turn}{candidate}"
+
+    def of_candidate(self, candidate: int) -> TurnKey:
+        """The key of one candidate of this turn."""
+        return self._replace(candidate=candidate)
+
+    @classmethod
+    def parse(cls, name: str) -> TurnKey | None:
+        """Reads `name` back; None where it is the name of no turn and no candidate."""
+        match = _TURN_NAME.fullmatch(name)
+        if match is None:
+            return None
+        round_, trajectory, turn, candidate = match.groups()
+        return cls(int(round_), int(trajectory), int(turn), None if candidate is None else int(candidate))
 
 
 class DrawKey(NamedTuple):
@@ -550,6 +591,11 @@ class DrawKey(NamedTuple):
     turn: int
     candidate: int
     attempt: int
+
+    @property
+    def candidate_key(self) -> TurnKey:
+        """What the draw is for."""
+        return TurnKey(self.round, self.trajectory, self.turn, self.candidate)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -620,16 +666,22 @@ class Candidate:
     text: str
     ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
-    workflow: str = ""
-    """Code; empty where none was found."""
+    code: str = ""
+    """Source of its workflow; empty where none was found."""
     reason: str = ""
     """Why it was skipped or failed."""
-    accuracy: float | None = None
+    score: float | None = None
+    """Mean of the task's metric on the validation items; None unless it was evaluated."""
     reward: float | None = None
     usd: float = 0.0
     """Executor's cost of its self-checks and evaluation."""
     repairs: int = 0
     feedback: Feedback | None = None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of validation items at 1.0; None unless it was evaluated."""
+        return None if self.feedback is None else self.feedback.accuracy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -648,6 +700,11 @@ class Turn:
     candidates: tuple[Candidate, ...]
     chosen: int | None
     """Index of the candidate that advances the state; None where all were skipped."""
+
+    @property
+    def key(self) -> TurnKey:
+        """Its place in the run."""
+        return TurnKey(self.round, self.trajectory, self.turn)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

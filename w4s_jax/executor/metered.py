@@ -1,4 +1,4 @@
-"""The executor that the rest of the house calls: cached, budgeted, rate-limited, retried, booked.
+"""The executor that everything else calls: cached, budgeted, rate-limited, retried, booked.
 
 workflow's LLM call → **MeteredExecutor.complete** → cache → reserve → send (Backend) → settle → commit → reply
 
@@ -413,7 +413,7 @@ class MeteredExecutor:
             purpose=context.purpose.value,
             model=self.model,
             item=context.item_id,
-            workflow=context.workflow,
+            workflow=context.workflow_digest,
             key=key,
             outcome=IN_FLIGHT,
             simulated=int(self.simulated),

@@ -70,7 +70,7 @@ def _row(name: str, run: RunRecord) -> list[Child]:
 
 
 def _by_task(names: Sequence[str], runs: Sequence[RunRecord]) -> Markup | None:
-    """Test accuracy after training by task, a column a run."""
+    """Test result after training by task, a column a run."""
     after = [next((f.by_task for f in findings.finalists(run.summary) if f.label == "after"), {}) for run in runs]
     tasks = sorted({task for estimates in after for task in estimates})
     if not tasks:

@@ -28,7 +28,7 @@ class Finalist(NamedTuple):
     """One line of the closing evaluation."""
 
     label: str
-    """As `summary.json` spells it, e.g. `after` or `after_5`."""
+    """As `summary.json` names it, e.g. `after` or `after_5`."""
     title: str
     pooled: Estimate
     by_task: Mapping[str, Estimate]
@@ -73,13 +73,13 @@ def metric(summary: Mapping[str, Any]) -> str:
 
 
 def estimate(value: Mapping[str, Any], key: str = "accuracy") -> Estimate:
-    """A number with its interval, as result files spell it."""
+    """A number with its interval, as result files hold it."""
     low, high = value["ci95"]
     return Estimate(float(value[key]), int(value["n"]), float(low), float(high))
 
 
 class TurnPoint(NamedTuple):
-    """Validation accuracy after some turns, over the searches that came so far."""
+    """Validation score after some turns, over the searches that came so far."""
 
     turns: int
     best: Estimate
@@ -88,9 +88,9 @@ class TurnPoint(NamedTuple):
     """Of the workflow the last turn chose; None where no search chose one."""
 
 
-def by_turn(searches: Sequence[Trajectory], seed_accuracy: Callable[[str], float | None]) -> list[TurnPoint]:
-    """Mean validation accuracy by turns done; point 0 holds the seeds alone and is left out where they are unknown."""
-    seeds = {s.task: seed_accuracy(s.task) for s in searches}
+def by_turn(searches: Sequence[Trajectory], seed_score: Callable[[str], float | None]) -> list[TurnPoint]:
+    """Mean validation score by turns done; point 0 holds the seeds alone and is left out where they are unknown."""
+    seeds = {s.task: seed_score(s.task) for s in searches}
     best = [0.0 if (seed := seeds[s.task]) is None else seed for s in searches]
     known = bool(searches) and None not in seeds.values()
     points = [TurnPoint(0, _mean_share(best), None)] if known else []
@@ -100,16 +100,16 @@ def by_turn(searches: Sequence[Trajectory], seed_accuracy: Callable[[str], float
             if len(search.turns) < done:
                 continue
             turn = search.turns[done - 1]
-            best[index] = max([best[index], *(c.accuracy or 0.0 for c in running(turn.candidates))])
+            best[index] = max([best[index], *(c.score or 0.0 for c in running(turn.candidates))])
             if turn.chosen is not None:
-                chosen.append(turn.candidates[turn.chosen].accuracy or 0.0)
+                chosen.append(turn.candidates[turn.chosen].score or 0.0)
         reached = [value for value, search in zip(best, searches, strict=True) if len(search.turns) >= done]
         points.append(TurnPoint(done, _mean_share(reached), _mean_share(chosen) if chosen else None))
     return points
 
 
 def _mean_share(shares: Sequence[float]) -> Estimate:
-    """A mean of accuracies; its interval ends where accuracies do."""
+    """A mean of scores; its interval ends where scores do."""
     found = mean(shares)
     if not math.isfinite(found.low):
         return found

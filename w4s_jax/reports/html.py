@@ -79,7 +79,7 @@ def run_article(run: RunRecord, number: int, most_bytes: int) -> Markup:
     parts = [
         (f"Test {findings.metric(run.summary)}", "test", sections.headline(run)),
         ("Learning curve", "learning", progress.learning(run)),
-        ("Accuracy by turn", "turns", progress.turns(run)),
+        ("Score by turn", "turns", progress.turns(run)),
         ("Failures", "failures", progress.failures(run)),
         ("Cost", "cost", progress.cost(run)),
     ]

@@ -36,7 +36,7 @@ class Estimate(NamedTuple):
     high: float
 
     def as_json(self) -> dict[str, Any]:
-        """`accuracy`, `n` and `ci95`, as every result file spells them."""
+        """`accuracy`, `n` and `ci95`, as every result file names them."""
         return {"accuracy": self.value, "n": self.n, "ci95": [self.low, self.high]}
 
     def __str__(self) -> str:

@@ -26,7 +26,7 @@ def started_from(turns: Sequence[Turn], number: int) -> str:
     """
     for turn in reversed(turns[:number]):
         if turn.chosen is not None:
-            return turn.candidates[turn.chosen].workflow
+            return turn.candidates[turn.chosen].code
     opening = turns[0].messages[0].content if turns[0].messages else ""
     return next((m.group(1) for m in _BLOCK.finditer(opening) if _SOLVER.search(m.group(1))), "")
 

@@ -124,36 +124,36 @@ def legend_of(entries: Sequence[tuple[str, str]]) -> Markup:
 class PathTurn(NamedTuple):
     """What a search tried in one turn."""
 
-    accuracies: Sequence[float | None]
+    scores: Sequence[float | None]
     """By candidate; None where it did not run."""
     chosen: int | None
 
 
 def path(turns: Sequence[PathTurn], seed: float | None) -> Markup:
-    """A search: every candidate a dot by turn and validation accuracy, the chosen ones joined, broken ones crosses."""
+    """A search: every candidate a dot by turn and validation score, the chosen ones joined, broken ones crosses."""
     frame = _Frame(
         lambda x: _LEFT + (x + 0.5) / max(1, len(turns)) * (_WIDTH - _LEFT - _RIGHT),
         lambda y: _TOP + (1 - y) * (_HEIGHT - _TOP - _BOTTOM - 12),
     )
-    width = 0.6 / max(1, *(len(turn.accuracies) for turn in turns))
+    width = 0.6 / max(1, *(len(turn.scores) for turn in turns))
     broken_y = frame.y(0) + 11
     dots: list[Markup] = []
     chosen: list[str] = []
     for number, turn in enumerate(turns):
-        for index, accuracy in enumerate(turn.accuracies):
-            x = frame.x(number + (index - (len(turn.accuracies) - 1) / 2) * width)
-            if accuracy is None:
+        for index, score in enumerate(turn.scores):
+            x = frame.x(number + (index - (len(turn.scores) - 1) / 2) * width)
+            if score is None:
                 dots.append(tag("path", d=f"M{x - 3:.1f} {broken_y - 3:.1f}l6 6m0-6l-6 6", class_="cross"))
                 continue
             is_chosen = index == turn.chosen
             if is_chosen:
-                chosen.append(f"{x:.1f},{frame.y(accuracy):.1f}")
+                chosen.append(f"{x:.1f},{frame.y(score):.1f}")
             dots.append(
-                tag("circle", cx=x, cy=frame.y(accuracy), r=4 if is_chosen else 3, class_="on" if is_chosen else "off")
+                tag("circle", cx=x, cy=frame.y(score), r=4 if is_chosen else 3, class_="on" if is_chosen else "off")
             )
     seeds = _horizontal(frame, seed, "seed") if seed is not None else None
     ticks = [_label(frame.x(n), _HEIGHT - 4, _short(n), "middle") for n in range(0, len(turns), 1 + len(turns) // 12)]
-    said = f"Validation results of {sum(len(t.accuracies) for t in turns)} candidates in {len(turns)} turns"
+    said = f"Validation results of {sum(len(t.scores) for t in turns)} candidates in {len(turns)} turns"
     return tag(
         "svg", [_horizontal(frame, v) for v in (0.0, 0.5, 1.0)], seeds,
         tag("polyline", points=" ".join(chosen)), dots, ticks,

@@ -78,7 +78,7 @@ _ROUND_COLUMNS = (
     ("mean_reward", "Mean reward", "{:.3f}"),
     ("running_share", "Ran", "{:.3f}"),
     ("reward_per_running", "Reward if it ran", "{:.3f}"),
-    ("mean_accuracy", "Validation result if it ran", "{:.3f}"),
+    ("mean_score", "Validation score if it ran", "{:.3f}"),
     ("repairs", "Repairs", "{:,.0f}"),
     ("failed_by_us", "Failed by us", "{:,.0f}"),
 )
@@ -92,13 +92,13 @@ def _rounds_table(rounds: Sequence[Json]) -> Markup:
     return table(["Round", *(title for _, title, _ in _ROUND_COLUMNS)], rows, class_="numbers")
 
 
-# --- accuracy by turn --------------------------------------------------------------
+# --- score by turn -----------------------------------------------------------------
 
 
 def turns(run: RunRecord) -> Markup | None:
-    """Validation accuracy of the chosen and of the best so far, by turn."""
+    """Validation score of the chosen and of the best so far, by turn."""
     phases = [p for p in (Phase.BEFORE, Phase.AFTER, Phase.SEARCH) if run.of(p)]
-    points = {phase: findings.by_turn(run.of(phase), run.seed_accuracy) for phase in phases}
+    points = {phase: findings.by_turn(run.of(phase), run.seed_score) for phase in phases}
     if not any(points.values()):
         return None
     best = [Curve(_class(p), _title(p), [_turn_point(t.turns, t.best) for t in points[p]]) for p in phases]
@@ -236,7 +236,7 @@ class _Line(NamedTuple):
     usd: float | None = None
 
     def cells(self) -> list[Child]:
-        """Spelt out."""
+        """As text."""
         counts = [NONE if count is None else f"{count:,}" for count in self[2:7]]
         return [self.purpose.replace("_", "-"), self.model, *counts, NONE if self.usd is None else usd(self.usd)]
 

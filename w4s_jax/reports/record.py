@@ -35,7 +35,7 @@ class Phase(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """One run, as its directory tells it."""
+    """One run, as its directory holds it."""
 
     name: str
     """Of the folder."""
@@ -81,12 +81,18 @@ class RunRecord:
         """Trajectories of one phase, in planned order."""
         return tuple(t for t in self.trajectories if self.phase(t) is phase)
 
-    def seed_accuracy(self, task: str) -> float | None:
-        """Validation accuracy of a task's best seed workflow; None until the run is finished."""
-        found = self.summary.get("seeds", {}).get("by_task", {}).get(task, {}).get("validation_accuracy")
+    def seed_score(self, task: str) -> float | None:
+        """Validation score of a task's best seed workflow; None until the run is finished."""
+        found = validation_score(self.summary.get("seeds", {}).get("by_task", {}).get(task, {}))
         if found is None:
-            found = self.summary.get("searches", {}).get(task, {}).get("seed", {}).get("validation_accuracy")
+            found = validation_score(self.summary.get("searches", {}).get(task, {}).get("seed", {}))
         return None if found is None else float(found)
+
+
+def validation_score(chosen: Json) -> float | None:
+    """Of a chosen workflow in a summary; the first version of summaries called it `validation_accuracy`."""
+    found = chosen.get("validation_score", chosen.get("validation_accuracy"))
+    return None if found is None else float(found)
 
 
 def read_run(run_dir: Path) -> RunRecord:
@@ -116,13 +122,18 @@ def read_run(run_dir: Path) -> RunRecord:
         ]
     return dataclasses.replace(
         record,
-        rounds=tuple(m for m in metrics or () if m.get("kind") == "round"),
+        rounds=tuple(_round(m) for m in metrics or () if m.get("kind") == "round"),
         updates=tuple(m for m in metrics or () if m.get("kind") == "update"),
         missing=tuple(missing),
     )
 
 
-_TELLS = {
+def _round(record: Json) -> Json:
+    """Statistics of a round; before `mean_score` there was one mean, called `mean_accuracy`."""
+    return record if "mean_accuracy" not in record else {"mean_score": record["mean_accuracy"], **record}
+
+
+_WITHOUT = {
     "summary.json": "the run is not finished, so nothing is known of the test split yet",
     "versions.json": "what code and models ran is not known",
     "run.flags": "the flags are not known",
@@ -135,9 +146,9 @@ def _text(path: Path, missing: list[str]) -> str | None:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        missing.append(f"{path.name} is missing: {_TELLS[path.name]}.")
+        missing.append(f"{path.name} is missing: {_WITHOUT[path.name]}.")
     except OSError as error:
-        missing.append(f"{path.name} cannot be read ({error.strerror}): {_TELLS[path.name]}.")
+        missing.append(f"{path.name} cannot be read ({error.strerror}): {_WITHOUT[path.name]}.")
     return None
 
 
@@ -152,7 +163,7 @@ def _object(path: Path, missing: list[str]) -> Json:
     try:
         found = json.loads(text)
     except ValueError as error:
-        missing.append(f"{path.name} is damaged ({error}): {_TELLS[path.name]}.")
+        missing.append(f"{path.name} is damaged ({error}): {_WITHOUT[path.name]}.")
         return {}
     return found if isinstance(found, dict) else {}
 

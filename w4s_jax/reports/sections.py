@@ -13,7 +13,7 @@ from w4s_jax.reports.findings import Finalist
 from w4s_jax.reports.intervals import Estimate
 from w4s_jax.reports.markup import Child, Markup, joined, tag
 from w4s_jax.reports.plots import Mark, axis, legend_of, track
-from w4s_jax.reports.record import Phase, RunRecord
+from w4s_jax.reports.record import Phase, RunRecord, validation_score
 from w4s_jax.reports.tables import NONE, counted, facts, folded, interval, of, table, usd
 
 SIMULATED = (
@@ -21,7 +21,7 @@ SIMULATED = (
     "the machinery learns, nothing about real models, and reproduce no result of the paper."
 )
 SIMULATED_SEARCH = "The executor was a simulation: these numbers say nothing about a real model."
-OPTIMISTIC = "A validation accuracy of a chosen workflow is the maximum of many and optimistic."
+OPTIMISTIC = "A validation score of a chosen workflow is the maximum of many and optimistic."
 
 
 def section(title: str, *content: Child, id_: str) -> Markup:
@@ -34,8 +34,8 @@ def section(title: str, *content: Child, id_: str) -> Markup:
 
 def header(run: RunRecord) -> Markup:
     """Who was run on what, whether it is simulated, what is missing, and how to run it again."""
-    told = SIMULATED_SEARCH if "strategy" in run.flags else SIMULATED
-    badge = tag("p", tag("b", "Simulated", class_="badge"), " ", told, class_="simulated") if run.simulated else None
+    note = SIMULATED_SEARCH if "strategy" in run.flags else SIMULATED
+    badge = tag("p", tag("b", "Simulated", class_="badge"), " ", note, class_="simulated") if run.simulated else None
     missing = None
     if run.missing:
         title = "This run is not finished" if not run.summary else "Not everything is there"
@@ -151,7 +151,7 @@ def headline(run: RunRecord) -> Markup | None:
 
 
 def gains(summary: Any) -> list[tuple[str, Estimate]]:
-    """Paired differences of test accuracy, that of before and after first."""
+    """Paired differences of test results, that of before and after first."""
     return [
         (key.replace("_", " "), findings.estimate(value, "difference"))
         for key, value in summary.get("gains", {}).items()
@@ -229,7 +229,7 @@ def _chosen(found: Sequence[Finalist]) -> Markup:
 
 
 def _chosen_cells(details: Mapping[str, Any], test: Estimate) -> list[Child]:
-    validation, cost = details.get("validation_accuracy"), details.get("usd_per_item")
+    validation, cost = validation_score(details), details.get("usd_per_item")
     return [
         tag("span", str(details.get("workflow", NONE)), class_="long"),
         str(details.get("metric", "accuracy")),

@@ -1,4 +1,4 @@
-"""Tables, and how numbers are spelt.
+"""Tables, and how numbers are written.
 
 numbers → **text, table** → sections
 """

@@ -13,14 +13,13 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from w4s_jax.mdp import workflow_name
 from w4s_jax.reports.findings import running
 from w4s_jax.reports.listing import bounded, code_block, diff_block, started_from
 from w4s_jax.reports.markup import Child, Markup, joined, tag
 from w4s_jax.reports.plots import PathTurn, bar, legend_of, path
 from w4s_jax.reports.record import Phase, RunRecord
 from w4s_jax.reports.tables import NONE, counted, folded, usd
-from w4s_jax.types import Candidate, CandidateStatus, Trajectory, Turn
+from w4s_jax.types import Candidate, CandidateStatus, Trajectory, Turn, TurnKey
 
 MOST_TRAINING = 24
 """Trajectories of training rounds on a page."""
@@ -37,8 +36,6 @@ _TITLES = {
     Phase.SEARCH: "Searches",
     Phase.TRAINING: "Training rounds",
 }
-
-_Key = tuple[int, int, int, int]
 
 
 class _Shown(NamedTuple):
@@ -90,7 +87,7 @@ def _fitting(run: RunRecord, groups: Sequence[_Shown], most_bytes: int) -> list[
     return kept
 
 
-def _listings(groups: Iterable[_Shown], most_bytes: int) -> dict[_Key, Markup]:
+def _listings(groups: Iterable[_Shown], most_bytes: int) -> dict[TurnKey, Markup]:
     """Listings by candidate, the weightier first, while there is room."""
     places = [
         ((group.phase is Phase.TRAINING, not _is_chosen(turn, candidate), order), trajectory, turn, candidate)
@@ -99,14 +96,14 @@ def _listings(groups: Iterable[_Shown], most_bytes: int) -> dict[_Key, Markup]:
         for turn in trajectory.turns
         for candidate in turn.candidates
     ]
-    found: dict[_Key, Markup] = {}
+    found: dict[TurnKey, Markup] = {}
     for _, trajectory, turn, candidate in sorted(places, key=lambda place: place[0]):
         if most_bytes < _LEAST_LISTING:
             break
         listing = _listing(trajectory, turn, candidate)
         size = len(listing.encode())
         if size <= most_bytes:
-            found[_key(turn, candidate)] = listing
+            found[turn.key.of_candidate(candidate.index)] = listing
             most_bytes -= size
     return found
 
@@ -124,7 +121,7 @@ def _left_out(groups: Sequence[_Shown], listings: int) -> Markup:
         sentences.append("Everything is in trajectories.jsonl. ")
     return tag(
         "p", sentences, "Turns and candidates are numbered from 0, as in trajectories.jsonl. ",
-        "Accuracies are on validation items; a chosen one is the maximum of several and optimistic. ",
+        "Scores are on validation items; a chosen one is the maximum of several and optimistic. ",
         "Open a candidate for its code and what it changed.", class_="note",
     )  # fmt: skip
 
@@ -137,16 +134,16 @@ def _legend() -> Markup:
 # --- one search -----------------------------------------------------------------
 
 
-def _group(run: RunRecord, group: _Shown, listings: dict[_Key, Markup]) -> Markup:
+def _group(run: RunRecord, group: _Shown, listings: dict[TurnKey, Markup]) -> Markup:
     searches = [
         _search(run, t, listings, open_=not n and group.phase is Phase.AFTER) for n, t in enumerate(group.trajectories)
     ]
     return joined(tag("h3", _TITLES[group.phase]), searches)
 
 
-def _search(run: RunRecord, search: Trajectory, listings: dict[_Key, Markup], *, open_: bool = False) -> Markup:
-    seed = run.seed_accuracy(search.task)
-    ran = [c.accuracy or 0.0 for turn in search.turns for c in running(turn.candidates)]
+def _search(run: RunRecord, search: Trajectory, listings: dict[TurnKey, Markup], *, open_: bool = False) -> Markup:
+    seed = run.seed_score(search.task)
+    ran = [c.score or 0.0 for turn in search.turns for c in running(turn.candidates)]
     everything = sum(len(turn.candidates) for turn in search.turns)
     cost = sum(c.usd for turn in search.turns for c in turn.candidates)
     title = joined(
@@ -165,12 +162,15 @@ def _search(run: RunRecord, search: Trajectory, listings: dict[_Key, Markup], *,
 
 
 def _path_turn(turn: Turn) -> PathTurn:
-    return PathTurn([c.accuracy if c.status is CandidateStatus.OK else None for c in turn.candidates], turn.chosen)
+    return PathTurn([c.score if c.status is CandidateStatus.OK else None for c in turn.candidates], turn.chosen)
 
 
-def _turn(search: Trajectory, turn: Turn, listings: dict[_Key, Markup]) -> Markup:
+def _turn(search: Trajectory, turn: Turn, listings: dict[TurnKey, Markup]) -> Markup:
     end = "" if turn.chosen is not None else ", all skipped: the current workflow stays"
-    rows = [_candidate(turn, candidate, listings.get(_key(turn, candidate))) for candidate in turn.candidates]
+    rows = [
+        _candidate(turn, candidate, listings.get(turn.key.of_candidate(candidate.index)))
+        for candidate in turn.candidates
+    ]
     return joined(tag("h4", f"Turn {turn.turn}{end}"), rows)
 
 
@@ -189,9 +189,9 @@ def _verdict(candidate: Candidate, chosen: bool) -> Markup:
         fault = "failed by us" if candidate.status is CandidateStatus.FAILED else "skipped"
         reason = _cut(" ".join(candidate.reason.split()) or "no reason given", _LONGEST_REASON)
         return joined(tag("span", tag("b", fault), f" {reason}", class_="reason"), tail)
-    accuracy = candidate.accuracy or 0.0
+    score = candidate.score or 0.0
     return joined(
-        tag("span", bar(accuracy), f"{accuracy:.3f}", class_="accuracy"),
+        tag("span", bar(score), f"{score:.3f}", class_="score"),
         tag("span", f"reward {NONE if candidate.reward is None else f'{candidate.reward:g}'}", class_="reward"),
         tag("span", "chosen" if chosen else "", class_="choice"),
         tail,
@@ -202,17 +202,15 @@ def _listing(search: Trajectory, turn: Turn, candidate: Candidate) -> Markup:
     """What a candidate said, its change against the workflow it started from, and its code."""
     before = started_from(search.turns, turn.turn)
     origin = next((t for t in reversed(search.turns[: turn.turn]) if t.chosen is not None), None)
-    before_name = (
-        "seed" if origin is None else workflow_name(origin.round, origin.trajectory, origin.turn, origin.chosen or 0)
-    )
-    name = workflow_name(turn.round, turn.trajectory, turn.turn, candidate.index)
+    before_name = "seed" if origin is None else origin.key.of_candidate(origin.chosen or 0).name
+    name = turn.key.of_candidate(candidate.index).name
     content: list[Child] = []
     if candidate.feedback is not None and candidate.feedback.symptoms:
         counts = ", ".join(f"{kind} × {n}" for kind, n in candidate.feedback.symptoms.items())
         content.append(tag("p", f"Failures on {candidate.feedback.n} validation items: {_cut(counts, 400)}"))
     if len(candidate.reason) > _LONGEST_REASON:
         content.append(tag("pre", _cut(candidate.reason, _BROKEN_CAUSE)))
-    if not candidate.workflow:
+    if not candidate.code:
         content += [
             tag("h5", "What it wrote, with no workflow in it"),
             tag("pre", _cut(candidate.text, _LONGEST_ANALYSIS)),
@@ -221,8 +219,8 @@ def _listing(search: Trajectory, turn: Turn, candidate: Candidate) -> Markup:
     analysis = candidate.text.partition("```")[0].strip()
     if analysis:
         content.append(tag("blockquote", _cut(analysis, _LONGEST_ANALYSIS)))
-    content += [tag("h5", f"Change from {before_name}"), diff_block(before, candidate.workflow, before_name, name)]
-    content += [folded(f"Whole code of {name}", code_block(candidate.workflow), class_="code")]
+    content += [tag("h5", f"Change from {before_name}"), diff_block(before, candidate.code, before_name, name)]
+    content += [folded(f"Whole code of {name}", code_block(candidate.code), class_="code")]
     return tag("div", content, class_="listing")
 
 
@@ -239,7 +237,3 @@ def _mark(candidate: Candidate, chosen: bool) -> str:
 
 def _is_chosen(turn: Turn, candidate: Candidate) -> bool:
     return candidate.index == turn.chosen
-
-
-def _key(turn: Turn, candidate: Candidate) -> _Key:
-    return turn.round, turn.trajectory, turn.turn, candidate.index

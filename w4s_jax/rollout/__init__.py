@@ -1,4 +1,4 @@
-"""The rollout room: workflows are evaluated, turns collected, records stored.
+"""Rollouts: workflows are evaluated, turns collected, records stored.
 
 plan → rounds → collect → candidates → evaluate ⇄ memo      (what runs)
                    └────→ store ⇄ records                   (what lasts)

@@ -55,7 +55,7 @@ class ItemCalls:
         """Answers one call of the workflow; the number of earlier equal ones is its sample index.
 
         Raises:
-            CallRefusedError: the item has asked for too much; the workflow is told.
+            CallRefusedError: the item has asked for too much; the workflow sees the message.
             BudgetExceededError, ExecutorError: we broke.
         """
         allowed = self._max_choices

@@ -18,7 +18,6 @@ import dataclasses
 import logging
 from typing import NamedTuple
 
-from w4s_jax.mdp import workflow_name
 from w4s_jax.prompts import ActionParseError, PromptTemplate
 from w4s_jax.rollout.evaluate import Evaluator
 from w4s_jax.tasks.base import make_feedback
@@ -44,8 +43,8 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Bench:
-    """What all candidates of a trajectory are tried against."""
+class Validation:
+    """What all candidates of a trajectory are tried on."""
 
     task: Task
     items: tuple[Item, ...]
@@ -58,8 +57,8 @@ class Bench:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Developer:
-    """Develops samples into candidates."""
+class CandidateEvaluator:
+    """Turns sampled actions into evaluated candidates."""
 
     policy: Policy
     template: PromptTemplate
@@ -69,14 +68,14 @@ class Developer:
     retries: int = 1
     """How often a candidate is begun again after a failure of ours; what it finished is remembered."""
 
-    async def develop(self, context: Context, sample: Sample, key: DrawKey, bench: Bench) -> Candidate:
+    async def evaluate(self, context: Context, sample: Sample, key: DrawKey, on: Validation) -> Candidate:
         """Returns the evaluated candidate, or the skipped one with its reason.
 
         Args:
             context: what `sample` was sampled from.
             sample: the action.
             key: that the action was drawn with.
-            bench: items to try it on.
+            on: the items to try it on.
 
         Raises:
             ExecutorError, SandboxError: we broke, `retries` + 1 times.
@@ -84,23 +83,23 @@ class Developer:
         """
         for attempt in range(self.retries):
             try:
-                return await self._develop(context, sample, key, bench)
+                return await self._evaluated(context, sample, key, on)
             except (ExecutorError, SandboxError) as error:
                 _LOG.warning(
                     "%s: %s: %s; trying again (%d of %d)",
                     _name(key), type(error).__name__, error, attempt + 1, self.retries,
                 )  # fmt: skip
-        return await self._develop(context, sample, key, bench)
+        return await self._evaluated(context, sample, key, on)
 
-    async def _develop(self, context: Context, sample: Sample, key: DrawKey, bench: Bench) -> Candidate:
-        tried = await self._tried(context, sample, key, bench)
+    async def _evaluated(self, context: Context, sample: Sample, key: DrawKey, on: Validation) -> Candidate:
+        tried = await self._tried(context, sample, key, on)
         candidate = Candidate(
             index=key.candidate,
             status=CandidateStatus.SKIPPED,
             text=tried.sample.text,
             ids=tried.sample.ids,
             logprobs=tried.sample.logprobs,
-            workflow=tried.workflow.code if tried.workflow else "",
+            code=tried.workflow.code if tried.workflow else "",
             reason=tried.error,
             usd=tried.usd,
             repairs=tried.repairs,
@@ -108,24 +107,24 @@ class Developer:
         if tried.error or tried.workflow is None:
             return candidate
         evaluation = await self.evaluator.evaluate(
-            tried.workflow, bench.task, bench.items, split=Split.VALIDATION, purpose=Purpose.OPTIMISATION
+            tried.workflow, on.task, on.items, split=Split.VALIDATION, purpose=Purpose.OPTIMISATION
         )
         feedback = make_feedback(
-            bench.items, evaluation, seed=bench.feedback_seed, max_cases=bench.max_cases, metric=bench.task.metric
+            on.items, evaluation, seed=on.feedback_seed, max_cases=on.max_cases, metric=on.task.metric
         )
         return dataclasses.replace(
             candidate,
             status=CandidateStatus.OK,
-            accuracy=feedback.accuracy,
+            score=feedback.score,
             usd=tried.usd + sum(outcome.usd for outcome in evaluation.outcomes),
             feedback=feedback,
         )
 
-    async def _tried(self, context: Context, sample: Sample, key: DrawKey, bench: Bench) -> _Tried:
+    async def _tried(self, context: Context, sample: Sample, key: DrawKey, on: Validation) -> _Tried:
         """Tries the action, and its repairs, until one passes or no repair is left."""
         usd = 0.0
         for repairs in range(self.max_repairs + 1):
-            verdict = await self._try(sample.text, key, bench)
+            verdict = await self._try(sample.text, key, on)
             if not verdict.error:
                 return _Tried(sample, verdict.workflow, "", repairs, usd)
             usd += verdict.usd
@@ -137,12 +136,12 @@ class Developer:
                 return _Tried(sample, verdict.workflow, f"{verdict.error} (not repaired: {error})", repairs, usd)
         return _Tried(sample, verdict.workflow, verdict.error, self.max_repairs, usd)
 
-    async def _try(self, text: str, key: DrawKey, bench: Bench) -> _Verdict:
+    async def _try(self, text: str, key: DrawKey, on: Validation) -> _Verdict:
         try:
-            workflow = self.template.parse(text, _name(key)).workflow
+            workflow = self.template.parse(text, _name(key))
         except ActionParseError as error:
             return _Verdict(None, str(error) or "the action cannot be read")
-        check = await self.evaluator.self_check(workflow, bench.task, bench.self_check)
+        check = await self.evaluator.self_check(workflow, on.task, on.self_check)
         if check.passed:
             return _Verdict(workflow)
         return _Verdict(workflow, check.outcome.error, check.traceback, check.outcome.usd)
@@ -156,7 +155,7 @@ class Developer:
         side = self.policy.extend(context, sample, self.template.repair(verdict.error, verdict.traceback))
         reply = (await self.policy.sample(side, [key], self.sampling))[0]
         try:
-            code = self.template.parse(reply.text, _name(key)).workflow.code
+            code = self.template.parse(reply.text, _name(key)).code
         except ActionParseError as error:
             _LOG.info("%s: repair %d cannot be read: %s", _name(key), key.attempt, error)
             return sample
@@ -184,4 +183,4 @@ class _Tried(NamedTuple):
 
 
 def _name(key: DrawKey) -> str:
-    return workflow_name(key.round, key.trajectory, key.turn, key.candidate)
+    return key.candidate_key.name

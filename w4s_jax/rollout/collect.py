@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 
 from w4s_jax.mdp import RewardConfig, choose, initial_state, next_state, rewarded
 from w4s_jax.prompts import PromptTemplate
-from w4s_jax.rollout.candidates import Bench, Developer
+from w4s_jax.rollout.candidates import CandidateEvaluator, Validation
 from w4s_jax.rollout.evaluate import Evaluator, Progress, finish_all
 from w4s_jax.rollout.plan import PlannedTrajectory, keyed_choice, keyed_number
 from w4s_jax.tasks.base import make_feedback
@@ -52,7 +52,7 @@ from w4s_jax.types import (
 _LOG = logging.getLogger(__name__)
 
 OnTurn = Callable[[Turn], None]
-"""Told of every finished turn at once."""
+"""Called with every finished turn at once."""
 
 Enough = Callable[[Sequence[Turn]], bool]
 """Whether a search may end after these turns, stored ones included."""
@@ -88,7 +88,7 @@ class CollectOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Problem:
+class SearchTask:
     """A task with what a search starts from."""
 
     task: Task
@@ -103,9 +103,9 @@ class Problem:
         return initial_state(self.task.name, self.task.description, self.seeds)
 
 
-async def open_problem(
+async def open_search_task(
     evaluator: Evaluator, task: Task, *, seed: int = 0, max_cases: int = 10, progress: Progress | None = None
-) -> Problem:
+) -> SearchTask:
     """Evaluates a task's seed workflows on its validation items.
 
     Args:
@@ -113,7 +113,7 @@ async def open_problem(
         task: gives items and seed workflows.
         seed: of the sample of cases that feedback shows.
         max_cases: most of them.
-        progress: told of every outcome.
+        progress: Called with every outcome.
 
     Raises:
         InputError: the task has no validation item, or no seed workflow.
@@ -132,9 +132,9 @@ async def open_problem(
         return Evaluated(workflow=workflow, feedback=feedback)
 
     seeds = await finish_all([evaluated(workflow) for workflow in task.seed_workflows()])
-    problem = Problem(task=task, items=items, seeds=tuple(seeds))
-    _ = problem.start  # refuses a task without seed workflows here, where it is named
-    return problem
+    opened = SearchTask(task=task, items=items, seeds=tuple(seeds))
+    _ = opened.start  # refuses a task without seed workflows here, where it is named
+    return opened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +153,7 @@ class Collector:
 
     Example:
         >>> collector = Collector(policy, template, evaluator, CollectOptions())  # doctest: +SKIP
-        >>> trajectory = await collector.collect_trajectory(problem, plan[0])  # doctest: +SKIP
+        >>> trajectory = await collector.collect_trajectory(search_task, plan[0])  # doctest: +SKIP
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class Collector:
         self.policy = policy
         self.template = template
         self.options = CollectOptions() if options is None else options
-        self._developer = Developer(
+        self._candidates = CandidateEvaluator(
             policy=policy,
             template=template,
             evaluator=evaluator,
@@ -174,7 +174,7 @@ class Collector:
 
     async def collect_trajectory(
         self,
-        problem: Problem,
+        search_task: SearchTask,
         planned: PlannedTrajectory,
         *,
         finished_turns: Sequence[Turn] = (),
@@ -184,42 +184,44 @@ class Collector:
         """Collects the turns that are missing.
 
         Args:
-            problem: the task, its validation items and evaluated seeds.
+            search_task: the task, its validation items and evaluated seeds.
             planned: number, task and seed of the trajectory.
             finished_turns: stored turns; nothing of them is sampled or evaluated again.
-            on_turn: told of every new turn at once; what it raises ends the trajectory.
+            on_turn: Called with every new turn at once; what it raises ends the trajectory.
             enough: asked before every turn; None for all `num_turns`.
 
         Raises:
             InputError: a prompt does not fit the model, or the stored turns are not of this
                 trajectory, prompt or tokenizer.
             ExecutorError, SandboxError: every candidate of a turn failed by us.
-            BudgetExceededError: a cap left no room; finished turns have been told.
+            BudgetExceededError: a cap left no room; finished turns have been handed on.
         """
         turns = list(finished_turns)
-        dialogue = self._replayed(problem, planned, turns)
-        bench = self._bench(problem, planned)
+        dialogue = self._replayed(search_task, planned, turns)
+        validation = self._validation(search_task, planned)
         while len(turns) < self.options.num_turns and not (enough is not None and enough(turns)):
             if turns:
                 dialogue = self._follow(dialogue, turns[-1])
-            dialogue, turn = await self._turn(dialogue, planned, bench)
+            dialogue, turn = await self._turn(dialogue, planned, validation)
             if on_turn is not None:
                 on_turn(turn)
             turns.append(turn)
         return Trajectory(round=planned.round, index=planned.index, task=planned.task, turns=tuple(turns))
 
-    def _bench(self, problem: Problem, planned: PlannedTrajectory) -> Bench:
+    def _validation(self, search_task: SearchTask, planned: PlannedTrajectory) -> Validation:
         place = (planned.round, planned.index)
-        return Bench(
-            task=problem.task,
-            items=problem.items,
-            self_check=problem.items[keyed_choice(len(problem.items), planned.seed, "self-check", *place)],
+        return Validation(
+            task=search_task.task,
+            items=search_task.items,
+            self_check=search_task.items[keyed_choice(len(search_task.items), planned.seed, "self-check", *place)],
             feedback_seed=keyed_number(planned.seed, "cases", *place),
             max_cases=self.options.max_cases,
         )
 
-    async def _turn(self, dialogue: _Dialogue, planned: PlannedTrajectory, bench: Bench) -> tuple[_Dialogue, Turn]:
-        """Samples m actions, develops them at the same time and chooses; the dialogue may have been opened afresh."""
+    async def _turn(
+        self, dialogue: _Dialogue, planned: PlannedTrajectory, validation: Validation
+    ) -> tuple[_Dialogue, Turn]:
+        """Samples m actions, evaluates them at the same time and chooses; the dialogue may have been opened afresh."""
         state = dialogue.state
         keys = [
             DrawKey(planned.seed, planned.round, planned.index, state.turn, candidate, 0)
@@ -228,7 +230,7 @@ class Collector:
         dialogue, samples = await self._sampled(dialogue, keys)
         results = await asyncio.gather(
             *(
-                self._developer.develop(dialogue.context, sample, key, bench)
+                self._candidates.evaluate(dialogue.context, sample, key, validation)
                 for sample, key in zip(samples, keys, strict=True)
             ),
             return_exceptions=True,
@@ -274,11 +276,11 @@ class Collector:
             return self._afresh(state, error)
         return _Dialogue(state, dialogue.opened, context)
 
-    def _replayed(self, problem: Problem, planned: PlannedTrajectory, turns: Sequence[Turn]) -> _Dialogue:
+    def _replayed(self, search_task: SearchTask, planned: PlannedTrajectory, turns: Sequence[Turn]) -> _Dialogue:
         """The dialogue of the last stored turn, or the opening one."""
-        if planned.task != problem.task.name:
-            raise InputError(f"{planned.name} is planned for task {planned.task!r}, not {problem.task.name!r}")
-        dialogue = self._open(problem.start)
+        if planned.task != search_task.task.name:
+            raise InputError(f"{planned.name} is planned for task {planned.task!r}, not {search_task.task.name!r}")
+        dialogue = self._open(search_task.start)
         for number, turn in enumerate(turns):
             if number:
                 dialogue = self._follow(dialogue, turns[number - 1])

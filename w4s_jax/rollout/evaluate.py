@@ -2,7 +2,7 @@
 
 (workflow, items) → **Evaluator** ⇄ Sandbox ⇄ AskLLM → Executor; answer → Task.grade → Evaluation
 
-Three outcomes are of different types (DESIGN, section 3): the workflow was *wrong*
+Three outcomes are of different types: the workflow was *wrong*
 (graded), the workflow *broke* (graded 0, with its error), *we* broke: an
 ExecutorError, SandboxError or BudgetExceededError leaves as an exception and is
 never a low score. The outcome of an item depends on nothing but the workflow, the
@@ -48,7 +48,7 @@ _PARTIAL_FAILURES = 4
 _LONGEST_ITEM = 86_400.0
 
 Progress = Callable[[ItemOutcome], None]
-"""Told of every outcome as it comes, in no order."""
+"""Called with every outcome as it comes, in no order."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,7 +167,7 @@ class Evaluator:
             split: named in the evaluation and in the memo.
             purpose: what the calls are booked under.
             repetition: number of a repeated evaluation; others draw other samples.
-            progress: told of every outcome as it comes.
+            progress: Called with every outcome as it comes.
             partial: turn a failure of ours into outcomes `not_evaluated` that carry its text.
 
         Raises:
@@ -175,14 +175,14 @@ class Evaluator:
             ExecutorError: the executor stayed unreachable.
             SandboxError: the sandbox could not run an item.
         """
-        job = _Job(workflow=workflow, task=task, split=split, purpose=purpose, repetition=repetition)
-        stop = _Stop(allowed=_PARTIAL_FAILURES if partial else 0)
+        request = _Request(workflow=workflow, task=task, split=split, purpose=purpose, repetition=repetition)
+        limit = _FailureLimit(allowed=_PARTIAL_FAILURES if partial else 0)
 
         async def one(item: Item) -> ItemOutcome:
             try:
-                outcome = (await self._remembered(job, item, stop)).outcome
+                outcome = (await self._remembered(request, item, limit)).outcome
             except OURS as error:
-                stop.add(error)
+                limit.add(error)
                 if not partial:
                     raise
                 outcome = ItemOutcome(
@@ -194,7 +194,11 @@ class Evaluator:
 
         outcomes = await finish_all([one(item) for item in items])
         return Evaluation(
-            task=task.name, split=split, workflow=workflow.digest, outcomes=tuple(outcomes), repetition=repetition
+            task=task.name,
+            split=split,
+            workflow_digest=workflow.digest,
+            outcomes=tuple(outcomes),
+            repetition=repetition,
         )
 
     async def self_check(
@@ -206,50 +210,59 @@ class Evaluator:
         Raises:
             BudgetExceededError, ExecutorError, SandboxError: as `evaluate`.
         """
-        job = _Job(workflow=workflow, task=task, split=split, purpose=purpose, repetition=0)
-        return SelfCheck(*await self._remembered(job, item, _Stop(allowed=0)))
+        request = _Request(workflow=workflow, task=task, split=split, purpose=purpose, repetition=0)
+        return SelfCheck(*await self._remembered(request, item, _FailureLimit(allowed=0)))
 
     def traceback(self, workflow: Workflow, task: Task, item: Item, *, split: Split, repetition: int = 0) -> str:
         """Frames of the workflow's own code, where it raised on an item that was evaluated; else empty."""
-        job = _Job(workflow=workflow, task=task, split=split, purpose=Purpose.OPTIMISATION, repetition=repetition)
-        known = self.memo.get(self._key(job, item))
+        request = _Request(
+            workflow=workflow, task=task, split=split, purpose=Purpose.OPTIMISATION, repetition=repetition
+        )
+        known = self.memo.get(self._key(request, item))
         return known.traceback if known else ""
 
-    def _key(self, job: _Job, item: Item) -> MemoKey:
+    def _key(self, request: _Request, item: Item) -> MemoKey:
         return MemoKey(
-            workflow=job.workflow.digest,
+            workflow_digest=request.workflow.digest,
             item=f"{item.id} {item.digest}",
-            split=job.split,
-            repetition=job.repetition,
+            split=request.split,
+            repetition=request.repetition,
             executor=f"{self.executor.model} {self.options.scope}",
-            limits=f"{self._limits} scratch {job.task.scratch_bytes}" if job.task.scratch_bytes else self._limits,
-            rule=job.task.rule,
+            limits=f"{self._limits} scratch {request.task.scratch_bytes}"
+            if request.task.scratch_bytes
+            else self._limits,
+            rule=request.task.rule,
         )
 
-    async def _remembered(self, job: _Job, item: Item, stop: _Stop) -> Remembered:
+    async def _remembered(self, request: _Request, item: Item, limit: _FailureLimit) -> Remembered:
         async def run() -> Remembered:
             async with self._slots:
-                stop.check()
+                limit.check()
                 try:
-                    return await self._run(job, item)
+                    return await self._run(request, item)
                 except OURS as error:
-                    stop.add(error)  # before the slot is free, so that the next in line sees it
+                    limit.add(error)  # before the slot is free, so that the next in line sees it
                     raise
 
-        return await self.memo.outcome(self._key(job, item), run)
+        return await self.memo.outcome(self._key(request, item), run)
 
-    async def _run(self, job: _Job, item: Item) -> Remembered:
+    async def _run(self, request: _Request, item: Item) -> Remembered:
         calls = ItemCalls(
             self.executor,
-            CallContext(purpose=job.purpose, item_id=item.id, workflow=job.workflow.digest, repetition=job.repetition),
+            CallContext(
+                purpose=request.purpose,
+                item_id=item.id,
+                workflow_digest=request.workflow.digest,
+                repetition=request.repetition,
+            ),
             max_choices=self.options.max_calls_per_item,
             max_tokens=self.options.max_completion_tokens,
         )
-        limits = dataclasses.replace(self.options.limits, scratch_bytes=job.task.scratch_bytes)
-        run = await self.sandbox.run_workflow(job.workflow, item.solver_input(), calls.ask, limits)
+        limits = dataclasses.replace(self.options.limits, scratch_bytes=request.task.scratch_bytes)
+        run = await self.sandbox.run_workflow(request.workflow, item.solver_input(), calls.ask, limits)
         if calls.failure is not None:  # whatever the child made of it, it was not the workflow's fault
             raise calls.failure
-        outcome = await self._grade(job, item, run)
+        outcome = await self._grade(request, item, run)
         outcome = dataclasses.replace(
             outcome,
             calls=calls.calls,
@@ -260,7 +273,7 @@ class Evaluator:
         )
         return Remembered(outcome, bounded(run.traceback, self.options.kept_characters))
 
-    async def _grade(self, job: _Job, item: Item, run: WorkflowRun) -> ItemOutcome:
+    async def _grade(self, request: _Request, item: Item, run: WorkflowRun) -> ItemOutcome:
         kept = self.options.kept_characters
         if run.status is not RunStatus.OK:
             kind = run.error.partition(":")[0] if run.status is RunStatus.EXCEPTION else ""
@@ -277,7 +290,7 @@ class Evaluator:
         elif len(text) > self.options.max_answer_characters:
             grade = Grade(0.0, "answer too long")
         else:
-            grade = await job.task.grade(item, answer, self.grading)
+            grade = await request.task.grade(item, answer, self.grading)
         return ItemOutcome(
             item_id=item.id,
             status=ItemStatus.RIGHT if grade.score == 1.0 else ItemStatus.WRONG,
@@ -293,7 +306,7 @@ def _decisive(limits: Limits) -> dict[str, float]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Job:
+class _Request:
     """What all items of one evaluation share."""
 
     workflow: Workflow
@@ -303,7 +316,7 @@ class _Job:
     repetition: int
 
 
-class _Stop:
+class _FailureLimit:
     """Decides when failures of ours end an evaluation."""
 
     def __init__(self, *, allowed: int) -> None:
@@ -325,13 +338,13 @@ class _Stop:
             raise self._last
 
 
-async def finish_all(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Results of all jobs, in order.
+async def finish_all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Results of all coroutines, in order.
 
-    Every job runs to its end before the first error, in order, is raised: what is in
+    Every one runs to its end before the first error, in order, is raised: what is in
     flight is paid, and is finished. A cancellation cancels all of them.
     """
-    results = await asyncio.gather(*jobs, return_exceptions=True)
+    results = await asyncio.gather(*work, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result

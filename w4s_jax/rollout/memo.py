@@ -30,8 +30,7 @@ _SCHEMA = (
 class MemoKey(NamedTuple):
     """Everything that decides an outcome."""
 
-    workflow: str
-    """Digest of the code."""
+    workflow_digest: str
     item: str
     """Id of the item and a digest of its content."""
     split: Split

@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from w4s_jax.types import InputError
+from w4s_jax.types import InputError, TurnKey
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,8 @@ class PlannedTrajectory:
 
     @property
     def name(self) -> str:
-        """As the store spells it."""
-        return trajectory_name(self.round, self.index)
+        """As the store names it, e.g. `r1-t0`."""
+        return TurnKey(self.round, self.index, 0).trajectory_name
 
 
 def plan_round(*, seed: int, round_: int, tasks: Sequence[str], trajectories: int) -> tuple[PlannedTrajectory, ...]:
@@ -74,8 +74,3 @@ def keyed_choice(count: int, seed: int, *what: str | int) -> int:
     if count < 1:
         raise InputError(f"nothing to choose from for {what}; give at least one")
     return keyed_number(seed, *what) % count
-
-
-def trajectory_name(round_: int, index: int) -> str:
-    """`r<round>-t<index>`."""
-    return f"r{round_}-t{index}"

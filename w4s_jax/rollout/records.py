@@ -2,24 +2,33 @@
 
 Turn → **encode_turn** → line of trajectories.jsonl → **decode_turn** → Turn
 
-The keys are read by other programs and are stable (`docs`: trajectories.jsonl); a
-change of their meaning raises `SCHEMA_VERSION`.
+The keys are read by other programs and are stable; a change of their meaning raises
+`SCHEMA_VERSION`. Version 1 said `accuracy` for the mean of the task's own metric and
+`workflow` for source; its records are read where the share of items at 1.0 can be told
+from them, and are refused elsewhere.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from w4s_jax.rollout.plan import trajectory_name
-from w4s_jax.types import Candidate, CandidateStatus, Case, Feedback, ItemStatus, Message, StoreError, Turn
+from w4s_jax.types import (
+    BINARY_METRICS,
+    Candidate,
+    CandidateStatus,
+    Case,
+    Feedback,
+    ItemStatus,
+    Message,
+    StoreError,
+    Turn,
+    TurnKey,
+)
 
-SCHEMA_VERSION = 1
-
-_NAME = re.compile(r"r(\d+)-t(\d+)")
+SCHEMA_VERSION = 2
 
 
 def encode_turn(turn: Turn) -> bytes:
@@ -30,7 +39,7 @@ def encode_turn(turn: Turn) -> bytes:
     """
     record = {
         "schema_version": SCHEMA_VERSION,
-        "trajectory": trajectory_name(turn.round, turn.trajectory),
+        "trajectory": turn.key.trajectory_name,
         "round": turn.round,
         "turn": turn.turn,
         "task": turn.task,
@@ -42,7 +51,7 @@ def encode_turn(turn: Turn) -> bytes:
     try:
         return json.dumps(record, allow_nan=False).encode("ascii") + b"\n"
     except ValueError as error:
-        name = trajectory_name(turn.round, turn.trajectory)
+        name = turn.key.trajectory_name
         raise StoreError(
             f"turn {turn.turn} of {name} holds a number that is not finite; it cannot be stored"
         ) from error
@@ -56,20 +65,22 @@ def decode_turn(line: bytes, where: str) -> Turn:
         where: `file:line`, for errors.
 
     Raises:
-        StoreError: the line is corrupt, or of another schema.
+        StoreError: The line is corrupt, of a schema that is not known, or of version 1 without what version 2 needs.
     """
     try:
         record = json.loads(line)
         version = record["schema_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _corrupt(where, error) from error
-    if version != SCHEMA_VERSION:
+    if version not in (1, SCHEMA_VERSION):
         raise StoreError(
-            f"{where}: schema_version={version!r}, this version reads {SCHEMA_VERSION}; read it with the version "
+            f"{where}: schema_version={version!r}, this version reads 1 and {SCHEMA_VERSION}; read it with the version "
             "that wrote it"
         )
     try:
-        return _turn(record)
+        return _turn(record if version == SCHEMA_VERSION else _from_version_1(record, where))
+    except StoreError:
+        raise
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise _corrupt(where, error) from error
 
@@ -82,11 +93,11 @@ def _corrupt(where: str, error: Exception) -> StoreError:
 
 
 def _turn(record: Mapping[str, Any]) -> Turn:
-    name = _NAME.fullmatch(record["trajectory"])
-    if name is None or int(name[1]) != record["round"]:
-        raise ValueError(f"trajectory={record['trajectory']!r} is not r<round>-t<index> of round {record['round']}")
     if not isinstance(record["turn"], int) or record["turn"] < 0:
         raise ValueError(f"turn={record['turn']!r} is not a number from 0")
+    key = TurnKey.parse(f"{record['trajectory']}-turn{record['turn']}")
+    if key is None or key.round != record["round"]:
+        raise ValueError(f"trajectory={record['trajectory']!r} is not r<round>-t<index> of round {record['round']}")
     candidates = tuple(_candidate(fields) for fields in record["candidates"])
     chosen = record["chosen"]
     if [c.index for c in candidates] != list(range(len(candidates))):
@@ -94,9 +105,9 @@ def _turn(record: Mapping[str, Any]) -> Turn:
     if chosen is not None and candidates[chosen].status is not CandidateStatus.OK:
         raise ValueError(f"chosen={chosen} is not an evaluated candidate")
     return Turn(
-        round=int(name[1]),
-        trajectory=int(name[2]),
-        turn=record["turn"],
+        round=key.round,
+        trajectory=key.trajectory,
+        turn=key.turn,
         task=record["task"],
         messages=tuple(Message(**message) for message in record["messages"]),
         prompt_ids=tuple(record["prompt_ids"]),
@@ -110,6 +121,7 @@ def _candidate_record(candidate: Candidate) -> dict[str, Any]:
         "index": candidate.index,
         "status": candidate.status,
         "reason": candidate.reason,
+        "score": candidate.score,
         "accuracy": candidate.accuracy,
         "reward": candidate.reward,
         "usd": candidate.usd,
@@ -117,7 +129,7 @@ def _candidate_record(candidate: Candidate) -> dict[str, Any]:
         "ids": candidate.ids,
         "logprobs": candidate.logprobs,
         "text": candidate.text,
-        "workflow": candidate.workflow,
+        "code": candidate.code,
         "feedback": None if candidate.feedback is None else _feedback_record(candidate.feedback),
     }
 
@@ -128,20 +140,21 @@ def _candidate(fields: Mapping[str, Any]) -> Candidate:
         index=fields["index"],
         status=CandidateStatus(fields["status"]),
         reason=fields["reason"],
-        accuracy=fields["accuracy"],
+        score=fields["score"],
         reward=fields["reward"],
         usd=fields["usd"],
         repairs=fields["repairs"],
         ids=tuple(fields["ids"]),
         logprobs=tuple(fields["logprobs"]),
         text=fields["text"],
-        workflow=fields["workflow"],
+        code=fields["code"],
         feedback=None if feedback is None else _feedback(feedback),
     )
 
 
 def _feedback_record(feedback: Feedback) -> dict[str, Any]:
     return {
+        "score": feedback.score,
         "accuracy": feedback.accuracy,
         "metric": feedback.metric,
         "n": feedback.n,
@@ -153,10 +166,39 @@ def _feedback_record(feedback: Feedback) -> dict[str, Any]:
 
 def _feedback(fields: Mapping[str, Any]) -> Feedback:
     return Feedback(
+        score=fields["score"],
         accuracy=fields["accuracy"],
-        metric=fields.get("metric", "accuracy"),
+        metric=fields["metric"],
         n=fields["n"],
         usd_per_item=fields["usd_per_item"],
         symptoms=dict(fields["symptoms"]),
         cases=tuple(Case(**{**case, "status": ItemStatus(case["status"])}) for case in fields["cases"]),
     )
+
+
+def _from_version_1(record: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A record of version 1 as version 2 has it."""
+    candidates = []
+    for fields in record["candidates"]:
+        feedback = fields["feedback"]
+        found = {key: value for key, value in fields.items() if key not in ("workflow", "accuracy")}
+        found |= {"code": fields["workflow"], "score": fields["accuracy"]}
+        found["feedback"] = None if feedback is None else _feedback_of_version_1(feedback, where)
+        candidates.append(found)
+    return {**record, "candidates": candidates}
+
+
+def _feedback_of_version_1(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Its `accuracy` is the mean of the metric; every item below 1.0 stands in `symptoms`, which gives the share."""
+    metric, score, n = fields.get("metric", "accuracy"), fields["accuracy"], fields["n"]
+    failed = sum(fields["symptoms"].values())
+    if metric in BINARY_METRICS:
+        accuracy = score
+    elif n and failed <= n and (failed or score == 1.0):
+        accuracy = (n - failed) / n
+    else:
+        raise StoreError(
+            f"{where}: schema_version=1 with metric={metric!r} does not say which share of the items is at 1.0; "
+            "read it with the version that wrote it, or use another --run_dir"
+        )
+    return {**fields, "metric": metric, "score": score, "accuracy": accuracy}

@@ -15,7 +15,7 @@ import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol
 
-from w4s_jax.rollout.collect import Collector, OnTurn, Problem
+from w4s_jax.rollout.collect import Collector, OnTurn, SearchTask
 from w4s_jax.rollout.plan import PlannedTrajectory
 from w4s_jax.types import BudgetExceededError, InputError, Trajectory, Turn
 
@@ -35,7 +35,7 @@ class TurnStore(Protocol):
 async def collect_round(
     collector: Collector,
     plan: Sequence[PlannedTrajectory],
-    problems: Mapping[str, Problem],
+    search_tasks: Mapping[str, SearchTask],
     store: TurnStore,
     *,
     in_flight: int = 8,
@@ -49,23 +49,23 @@ async def collect_round(
     Args:
         collector: collects one trajectory.
         plan: in the order to yield.
-        problems: by the name of the task.
+        search_tasks: by the name of the task.
         store: takes every finished turn at once, and gives those of an earlier run.
         in_flight: most trajectories at a time; decides no result.
-        on_turn: told of every new turn after it is stored.
+        on_turn: Called with every new turn after it is stored.
 
     Yields:
         Finished trajectories, in planned order.
 
     Raises:
-        InputError: a planned task has no problem.
+        InputError: a planned task was not opened.
         BudgetExceededError: a cap left no room; the same plan goes on later.
         ExecutorError, SandboxError, StoreError: we broke.
     """
-    unknown = [planned.task for planned in plan if planned.task not in problems]
+    unknown = [planned.task for planned in plan if planned.task not in search_tasks]
     if unknown:
         raise InputError(f"task {unknown[0]!r} of the plan was not opened; open {', '.join(sorted(set(unknown)))}")
-    supervisor = _Supervisor(collector, problems, store, in_flight, on_turn)
+    supervisor = _Supervisor(collector, search_tasks, store, in_flight, on_turn)
     tasks = [asyncio.create_task(supervisor.run(planned), name=planned.name) for planned in plan]
     try:
         for task in tasks:
@@ -86,7 +86,7 @@ class _Supervisor:
     def __init__(
         self,
         collector: Collector,
-        problems: Mapping[str, Problem],
+        search_tasks: Mapping[str, SearchTask],
         store: TurnStore,
         in_flight: int,
         on_turn: OnTurn | None,
@@ -94,7 +94,7 @@ class _Supervisor:
         if in_flight < 1:
             raise InputError(f"in_flight={in_flight} is not allowed; give at least 1")
         self._collector = collector
-        self._problems = problems
+        self._search_tasks = search_tasks
         self._store = store
         self._on_turn = on_turn
         self._slots = asyncio.Semaphore(in_flight)  # first come, first served: the plan's order
@@ -107,7 +107,7 @@ class _Supervisor:
                 raise self.failure
             try:
                 return await self._collector.collect_trajectory(
-                    self._problems[planned.task],
+                    self._search_tasks[planned.task],
                     planned,
                     finished_turns=self._store.finished_turns(planned.round, planned.index),
                     on_turn=self._finished,

@@ -12,21 +12,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from etils import epath
 
-from w4s_jax.rollout.plan import trajectory_name
 from w4s_jax.rollout.records import decode_turn, encode_turn
 from w4s_jax.rollout.store import TrajectoryStore
-from w4s_jax.types import StoreError, Trajectory, Turn
+from w4s_jax.types import StoreError, Trajectory, Turn, TurnKey
 
-_NAME = re.compile(r"r(\d+)-t(\d+)-turn(\d+)\.jsonl")
-
-Key = tuple[int, int, int]
-"""Round, trajectory, turn."""
+_SUFFIX = ".jsonl"
 
 
 class SegmentStore:
@@ -47,7 +42,7 @@ class SegmentStore:
             StoreError: it cannot be created or listed.
         """
         self._folder = epath.Path(folder)
-        self._turns: dict[Key, Turn] = {}
+        self._turns: dict[TurnKey, Turn] = {}
         with self._named("opened"):
             self._folder.mkdir(parents=True, exist_ok=True)
         self.refresh()
@@ -66,10 +61,9 @@ class SegmentStore:
             names = sorted(path.name for path in self._folder.iterdir())
         new = 0
         for name in names:
-            match = _NAME.fullmatch(name)
-            if match is None:  # a file still being written, or none of ours
+            key = TurnKey.parse(name.removesuffix(_SUFFIX)) if name.endswith(_SUFFIX) else None
+            if key is None or key.candidate is not None:  # a file still being written, or none of ours
                 continue
-            key = (int(match[1]), int(match[2]), int(match[3]))
             if key not in self._turns:
                 self._turns[key] = self._read(name, key)
                 new += 1
@@ -81,14 +75,13 @@ class SegmentStore:
         Raises:
             StoreError: it is stored already, comes before an earlier one of its trajectory, or cannot be written.
         """
-        key = (turn.round, turn.trajectory, turn.turn)
-        path = self._folder / _segment(key)
-        name = trajectory_name(turn.round, turn.trajectory)
+        key, name = turn.key, turn.key.trajectory_name
+        path = self._folder / f"{key.name}{_SUFFIX}"
         with self._named("read"):
             known = key in self._turns or path.exists()
         if known:
             raise StoreError(f"{path}: turn {turn.turn} of {name} is stored already; give each host its own share")
-        if turn.turn > 0 and (turn.round, turn.trajectory, turn.turn - 1) not in self._turns:
+        if turn.turn > 0 and key._replace(turn=turn.turn - 1) not in self._turns:
             raise StoreError(f"{path}: turn {turn.turn} of {name} has no turn {turn.turn - 1} before it")
         line = encode_turn(turn)
         with self._named("written"):
@@ -98,13 +91,13 @@ class SegmentStore:
     def finished_turns(self, round_: int, trajectory: int) -> tuple[Turn, ...]:
         """The stored turns of one trajectory, in order, as of the last `refresh`."""
         turns: list[Turn] = []
-        while (turn := self._turns.get((round_, trajectory, len(turns)))) is not None:
+        while (turn := self._turns.get(TurnKey(round_, trajectory, len(turns)))) is not None:
             turns.append(turn)
         return tuple(turns)
 
     def trajectories(self, round_: int | None = None) -> Iterator[Trajectory]:
         """Trajectories (of one round) in planned order, whichever host collected them."""
-        for number, index in sorted({key[:2] for key in self._turns if round_ is None or key[0] == round_}):
+        for number, index in sorted({key[:2] for key in self._turns if round_ is None or key.round == round_}):
             if self.finished_turns(number, index):
                 yield self.trajectory(number, index)
 
@@ -116,10 +109,8 @@ class SegmentStore:
         """
         turns = self.finished_turns(round_, index)
         if not turns:
-            raise StoreError(
-                f"{self._folder}: holds no turn of {trajectory_name(round_, index)}; every process has to see the same "
-                "--run_dir"
-            )
+            name = TurnKey(round_, index, 0).trajectory_name
+            raise StoreError(f"{self._folder}: holds no turn of {name}; every process has to see the same --run_dir")
         return Trajectory(round=round_, index=index, task=turns[0].task, turns=turns)
 
     def merge(self, store: TrajectoryStore) -> int:
@@ -136,13 +127,13 @@ class SegmentStore:
                 copied += 1
         return copied
 
-    def _read(self, name: str, key: Key) -> Turn:
+    def _read(self, name: str, key: TurnKey) -> Turn:
         path = self._folder / name
         with self._named("read"):
             data = path.read_bytes()
         turn = decode_turn(data, f"{path}:1")
-        if (turn.round, turn.trajectory, turn.turn) != key:
-            raise StoreError(f"{path}: holds turn {turn.turn} of {trajectory_name(turn.round, turn.trajectory)}")
+        if turn.key != key:
+            raise StoreError(f"{path}: holds turn {turn.turn} of {turn.key.trajectory_name}")
         return turn
 
     @contextlib.contextmanager
@@ -189,10 +180,6 @@ class PublishedStore:
     def finished_turns(self, round_: int, trajectory: int) -> tuple[Turn, ...]:
         """The stored turns of one trajectory, in order."""
         return self._store.finished_turns(round_, trajectory)
-
-
-def _segment(key: Key) -> str:
-    return f"{trajectory_name(key[0], key[1])}-turn{key[2]}.jsonl"
 
 
 def _write_whole(path: epath.Path, data: bytes) -> None:

@@ -20,9 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from w4s_jax.rollout.plan import trajectory_name
 from w4s_jax.rollout.records import decode_turn, encode_turn
-from w4s_jax.types import StoreError, Trajectory, Turn
+from w4s_jax.types import StoreError, Trajectory, Turn, TurnKey
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ class TrajectoryStore:
         self.path = Path(path)
         self.recovered_bytes = 0
         """Bytes of a torn last line that were cut off."""
-        self._places: dict[tuple[int, int, int], _Place] = {}
+        self._places: dict[TurnKey, _Place] = {}
         self._file = -1
         self._failure: StoreError | None = None
         try:
@@ -90,8 +89,7 @@ class TrajectoryStore:
                 holds a number that is not finite, or cannot be written (disk full); what was
                 stored before is kept, and nothing half-written is left to be believed.
         """
-        key = (turn.round, turn.trajectory, turn.turn)
-        self._admit(key)
+        self._admit(turn.key)
         line = encode_turn(turn)
         try:
             with _named(self.path, "written"):
@@ -100,13 +98,13 @@ class TrajectoryStore:
         except StoreError as error:
             self._give_up(error)
             raise
-        self._places[key] = _Place(self._end, len(line))
+        self._places[turn.key] = _Place(self._end, len(line))
         self._end += len(line)
 
     def finished_turns(self, round_: int, trajectory: int) -> tuple[Turn, ...]:
         """The stored turns of one trajectory, in order; empty where there are none."""
         turns: list[Turn] = []
-        while (place := self._places.get((round_, trajectory, len(turns)))) is not None:
+        while (place := self._places.get(TurnKey(round_, trajectory, len(turns)))) is not None:
             turns.append(self._read(place))
         return tuple(turns)
 
@@ -117,7 +115,7 @@ class TrajectoryStore:
 
     def trajectories(self, round_: int | None = None) -> Iterator[Trajectory]:
         """Trajectories (of one round) in planned order, the unfinished ones with the turns they have."""
-        names = sorted({(r, t) for r, t, _ in self._places if round_ is None or r == round_})
+        names = sorted({key[:2] for key in self._places if round_ is None or key.round == round_})
         for number, index in names:
             turns = self.finished_turns(number, index)
             yield Trajectory(round=number, index=index, task=turns[0].task, turns=turns)
@@ -128,7 +126,7 @@ class TrajectoryStore:
             os.close(self._file)
             self._file = -1
 
-    def _admit(self, key: tuple[int, int, int]) -> None:
+    def _admit(self, key: TurnKey) -> None:
         if self._failure is not None:
             raise StoreError(str(self._failure))
         if self._file < 0:
@@ -154,9 +152,8 @@ class TrajectoryStore:
                     self.recovered_bytes = len(line)
                     break
                 turn = decode_turn(line, f"{self.path}:{number}")
-                key = (turn.round, turn.trajectory, turn.turn)
-                _check_order(self._places, key, f"{self.path}:{number}")
-                self._places[key] = _Place(end, len(line))
+                _check_order(self._places, turn.key, f"{self.path}:{number}")
+                self._places[turn.key] = _Place(end, len(line))
                 end += len(line)
         if self.recovered_bytes:
             _LOG.warning("%s: cut off a torn last line of %d bytes", self.path, self.recovered_bytes)
@@ -195,16 +192,15 @@ def read_trajectories(paths: Iterable[Path | str]) -> list[Trajectory]:
 
 def _read_file(path: Path) -> list[Trajectory]:
     path = path / FILE_NAME if path.is_dir() else path
-    found: dict[tuple[int, int, int], Turn] = {}
+    found: dict[TurnKey, Turn] = {}
     with _named(path, "read"), open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 _LOG.warning("%s: left out a torn last line of %d bytes", path, len(line))
                 break
             turn = decode_turn(line, f"{path}:{number}")
-            key = (turn.round, turn.trajectory, turn.turn)
-            _check_order(found, key, f"{path}:{number}")
-            found[key] = turn
+            _check_order(found, turn.key, f"{path}:{number}")
+            found[turn.key] = turn
     if not found:
         raise StoreError(f"{path}: holds no finished turn; name a run that has collected trajectories")
     by_trajectory: dict[tuple[int, int], list[Turn]] = {}
@@ -216,13 +212,12 @@ def _read_file(path: Path) -> list[Trajectory]:
     ]
 
 
-def _check_order(known: Container[tuple[int, int, int]], key: tuple[int, int, int], where: str) -> None:
+def _check_order(known: Container[TurnKey], key: TurnKey, where: str) -> None:
     """Refuses a turn that is known already, or whose trajectory lacks the turn before it."""
-    round_, trajectory, turn = key
-    name = trajectory_name(round_, trajectory)
+    turn, name = key.turn, key.trajectory_name
     if key in known:
         raise StoreError(f"{where}: turn {turn} of {name} is stored twice; keep one of its records")
-    if turn > 0 and (round_, trajectory, turn - 1) not in known:
+    if turn > 0 and key._replace(turn=turn - 1) not in known:
         raise StoreError(f"{where}: turn {turn} of {name} has no turn {turn - 1} before it; restore the missing record")
 
 

@@ -14,13 +14,7 @@ from pathlib import Path
 
 from w4s_jax.reports.intervals import share
 from w4s_jax.run.directory import RunDirectory
-from w4s_jax.types import Evaluated, Evaluation
-
-_CANDIDATE = re.compile(r"r\d+-t\d+-turn\d+-c\d+")
-"""Names of workflows that a meta-agent wrote; see `mdp.workflow_name`."""
-
-WHOLE = ("accuracy", "pass@1")
-"""Metrics under which an item is right or wrong."""
+from w4s_jax.types import BINARY_METRICS, Evaluated, Evaluation, TurnKey
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +30,7 @@ class Chosen:
 
 
 def write_workflows(run: RunDirectory, chosen: Sequence[Chosen], executor_model: str, simulated: bool) -> Path:
-    """Writes one file for each, named by its task, and `best.py`: that with the best validation accuracy.
+    """Writes one file for each, named by its task, and `best.py`: that with the best validation score.
 
     Of one task, the first is named by the task alone, the others by their number.
 
@@ -53,7 +47,7 @@ def write_workflows(run: RunDirectory, chosen: Sequence[Chosen], executor_model:
         number = f"_no{seen[one.task]}" if seen[one.task] > 1 else ""
         path = run.workflows / f"{stems[one.task]}{number}.py"
         run.write(path, workflow_file(one, executor_model, simulated))
-    best = max(chosen, key=lambda one: one.evaluated.feedback.accuracy)
+    best = max(chosen, key=lambda one: one.evaluated.feedback.score)
     run.write(run.workflows / "best.py", workflow_file(best, executor_model, simulated))
     return run.workflows / "best.py"
 
@@ -73,7 +67,7 @@ def workflow_file(chosen: Chosen, executor_model: str, simulated: bool) -> str:
     feedback, test = chosen.evaluated.feedback, chosen.test
     cost = "simulated USD" if simulated else "USD"
     usd = feedback.usd_per_item if test is None else test.usd_per_item
-    written = _CANDIDATE.fullmatch(chosen.evaluated.workflow.name)
+    written = TurnKey.parse(chosen.evaluated.workflow.name) is not None
     author = "Written by a language model" if written else "A workflow that the search started from"
     lines = [
         f"Workflow {chosen.evaluated.workflow.name} for the task {chosen.task}.",
@@ -99,12 +93,12 @@ def format_seed(seed: Chosen) -> str:
 def format_validation(evaluated: Evaluated) -> str:
     """A validation result: `accuracy 0.450 [0.258, 0.658] n=20`; without interval where items may be partly right."""
     feedback = evaluated.feedback
-    if feedback.metric in WHOLE:
+    if feedback.metric in BINARY_METRICS:
         return f"accuracy {share(round(feedback.accuracy * feedback.n), feedback.n)}"
-    return f"mean {feedback.metric} {feedback.accuracy:.3f} n={feedback.n}"
+    return f"mean {feedback.metric} {feedback.score:.3f} n={feedback.n}"
 
 
 def format_test(metric: str, test: Evaluation) -> str:
     """A test result: `accuracy 0.450 [0.258, 0.658] n=20 (95 % interval)`, and the mean metric where it is another."""
     right = f"accuracy {share(test.num_right, test.n)} (95 % interval)"
-    return right if metric in WHOLE else f"mean {metric} {test.score:.3f}, {right}"
+    return right if metric in BINARY_METRICS else f"mean {metric} {test.score:.3f}, {right}"

@@ -15,12 +15,12 @@ from typing import Any
 
 from w4s_jax.mdp import best_tried
 from w4s_jax.reports.intervals import Estimate, bounded_mean, mean, share
-from w4s_jax.rollout.collect import Problem
+from w4s_jax.rollout.collect import SearchTask
 from w4s_jax.rollout.evaluate import finish_all
-from w4s_jax.run.artifacts import WHOLE, Chosen
+from w4s_jax.run.artifacts import Chosen
 from w4s_jax.run.environment import Environment
 from w4s_jax.run.progress import Progress
-from w4s_jax.types import Evaluated, Evaluation, ItemOutcome, ItemStatus, Purpose, Split, Trajectory
+from w4s_jax.types import BINARY_METRICS, Evaluated, Evaluation, ItemOutcome, ItemStatus, Purpose, Split, Trajectory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,18 +46,18 @@ class Result:
         return Chosen(task=self.finalist.task, evaluated=self.finalist.chosen, test=self.evaluation)
 
 
-def seed_finalists(problems: Iterable[Problem]) -> list[Finalist]:
+def seed_finalists(search_tasks: Iterable[SearchTask]) -> list[Finalist]:
     """The best seed workflow of each task, by validation."""
-    return [Finalist(label="seeds", task=p.task.name, chosen=best_tried(p.start, ())) for p in problems]
+    return [Finalist(label="seeds", task=p.task.name, chosen=best_tried(p.start, ())) for p in search_tasks]
 
 
 def search_finalists(
-    label: str, problems: dict[str, Problem], trajectories: Sequence[Trajectory], after_turns: Sequence[int]
+    label: str, search_tasks: dict[str, SearchTask], trajectories: Sequence[Trajectory], after_turns: Sequence[int]
 ) -> list[Finalist]:
     """The best workflow that each search tried, after all turns and after each of `after_turns`."""
     found = []
     for trajectory in trajectories:
-        start = problems[trajectory.task].start
+        start = search_tasks[trajectory.task].start
         for suffix, turns in [("", len(trajectory.turns)), *((f"_{n}", n) for n in after_turns)]:
             chosen = best_tried(start, trajectory.turns[:turns])
             found.append(Finalist(label=label + suffix, task=trajectory.task, chosen=chosen))
@@ -100,7 +100,7 @@ def labelled(results: Sequence[Result], label: str) -> list[Result]:
 
 def metric_of(results: Iterable[Result]) -> str:
     """The metric of results: `accuracy` where every item is right or wrong, `score` where they are mixed."""
-    metrics = {"accuracy" if (m := r.finalist.chosen.feedback.metric) in WHOLE else m for r in results}
+    metrics = {"accuracy" if (m := r.finalist.chosen.feedback.metric) in BINARY_METRICS else m for r in results}
     return metrics.pop() if len(metrics) == 1 else "score"
 
 
@@ -132,6 +132,7 @@ def as_json(results: Sequence[Result]) -> dict[str, Any]:
     by_task = {
         r.finalist.task: {
             **_measured([r]),
+            "validation_score": r.finalist.chosen.feedback.score,
             "validation_accuracy": r.finalist.chosen.feedback.accuracy,
             "validation_n": r.finalist.chosen.feedback.n,
             "usd_per_item": r.evaluation.usd_per_item,

@@ -1,13 +1,13 @@
 """What every search with a meta-agent shares, whoever the meta-agent is.
 
-RunConfig → **problems, collector** → rlao, search
+RunConfig → **search_tasks, collector** → rlao, search
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from w4s_jax.rollout.collect import CollectOptions, Collector, Problem, open_problem
+from w4s_jax.rollout.collect import CollectOptions, Collector, SearchTask, open_search_task
 from w4s_jax.rollout.evaluate import finish_all
 from w4s_jax.run.environment import Environment
 from w4s_jax.run.meta_agent import make_template
@@ -15,7 +15,7 @@ from w4s_jax.run.progress import Progress
 from w4s_jax.types import Policy, Split
 
 
-async def open_problems(environment: Environment, names: Iterable[str]) -> dict[str, Problem]:
+async def open_search_tasks(environment: Environment, names: Iterable[str]) -> dict[str, SearchTask]:
     """Evaluates the seed workflows of tasks on their validation items.
 
     Raises:
@@ -26,13 +26,13 @@ async def open_problems(environment: Environment, names: Iterable[str]) -> dict[
     total = sum(len(task.items(Split.VALIDATION)) * len(task.seed_workflows()) for task in tasks)
     seed = environment.config.seed
     with Progress("seed workflows (items)", total) as progress:
-        problems = await finish_all(
+        search_tasks = await finish_all(
             [
-                open_problem(environment.evaluator, task, seed=seed, progress=lambda outcome: progress.advance())
+                open_search_task(environment.evaluator, task, seed=seed, progress=lambda outcome: progress.advance())
                 for task in tasks
             ]
         )
-    return {problem.task.name: problem for problem in problems}
+    return {search_task.task.name: search_task for search_task in search_tasks}
 
 
 def make_collector(policy: Policy, environment: Environment, num_turns: int) -> Collector:

@@ -18,7 +18,6 @@ from typing import Any
 from w4s_jax.executor.base import Backend
 from w4s_jax.executor.ledger import Totals
 from w4s_jax.reports.intervals import bounded_mean, share
-from w4s_jax.run.artifacts import WHOLE
 from w4s_jax.run.config import RunConfig
 from w4s_jax.run.directory import RunDirectory
 from w4s_jax.run.environment import Environment, open_environment
@@ -27,6 +26,7 @@ from w4s_jax.run.summary import SIMULATED_EXECUTOR
 from w4s_jax.tasks.base import SealedTask
 from w4s_jax.tasks.splits import split_hash
 from w4s_jax.types import (
+    BINARY_METRICS,
     BudgetExceededError,
     Evaluation,
     ExecutorError,
@@ -237,7 +237,7 @@ def format_result(config: RunConfig, result: Mapping[str, Any]) -> str:
         f"{len(result['items'])} of {result['split_size']} items (hash {result['split_hash'][:12]}), "
         f"executor {result['executor_model']}, sandbox {result['sandbox']}",
         f"  accuracy {result['accuracy']:.3f} [{low:.3f}, {high:.3f}] n={n} (95 %)" if n else "  nothing was evaluated",
-        *([f"  {_format_mean(result)}"] if n and result["metric"] not in WHOLE else []),
+        *([f"  {_format_mean(result)}"] if n and result["metric"] not in BINARY_METRICS else []),
         "  " + ", ".join(f"{statuses[status]} {status.replace('_', ' ')}" for status in ItemStatus),
     ]
     for status in (ItemStatus.WRONG, ItemStatus.BROKE):

@@ -95,6 +95,7 @@ def round_values(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
         "mean_reward": total / len(counted) if counted else 0.0,
         "running_share": len(running) / len(counted) if counted else 0.0,
         "reward_per_running": total / len(running) if running else 0.0,
+        "mean_score": sum(c.score or 0.0 for c in running) / len(running) if running else 0.0,
         "mean_accuracy": sum(c.accuracy or 0.0 for c in running) / len(running) if running else 0.0,
         "repairs": sum(c.repairs for c in counted),
         "failed_by_us": len(candidates) - len(counted),

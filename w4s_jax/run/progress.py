@@ -21,7 +21,7 @@ class Progress:
 
     Example:
         with Progress("rollouts", total=120) as progress:
-            progress.advance(accuracy="0.41")
+            progress.advance(score="0.41")
     """
 
     def __init__(self, label: str, total: int, *, stream: TextIO | None = None, every_seconds: float = 5.0):

@@ -28,7 +28,7 @@ from w4s_jax.rollout.segments import PublishedStore, SegmentStore
 from w4s_jax.rollout.store import TrajectoryStore, read_trajectories
 from w4s_jax.run import closing, worst_case
 from w4s_jax.run.artifacts import write_workflows
-from w4s_jax.run.collector import open_problems
+from w4s_jax.run.collector import open_search_tasks
 from w4s_jax.run.config import RLAO_OPTIONS, RunConfig
 from w4s_jax.run.directory import RunDirectory, versions
 from w4s_jax.run.environment import open_environment
@@ -185,7 +185,7 @@ def open_policy(config: RunConfig, training: Training) -> LocalPolicy:
 async def phases(run: TrainingRun) -> RlaoResult:
     """Search, train, search, close; what an earlier process finished is taken from the store."""
     trained_on = () if run.training.stored else run.train_names
-    run.problems = await open_problems(run.environment, (*trained_on, *run.eval_names))
+    run.search_tasks = await open_search_tasks(run.environment, (*trained_on, *run.eval_names))
     before = await search(run, "before", 0) if run.config.training.evaluate_before else []
     for round_ in range(run.training.rounds_done + 1, run.last_round + 1):
         await (train_offline(run) if run.training.stored else train_round(run, round_))
@@ -198,9 +198,9 @@ async def finish(run: TrainingRun, before: Sequence[Trajectory], after: Sequence
     """Opens the test split once, then writes everything a user takes away."""
     turns, directory, executor = run.config.training.eval_turns, run.directory, run.environment.executor
     finalists = [
-        *closing.seed_finalists(run.problems[name] for name in run.eval_names),
-        *closing.search_finalists("before", run.problems, before, turns),
-        *closing.search_finalists("after", run.problems, after, turns),
+        *closing.seed_finalists(run.search_tasks[name] for name in run.eval_names),
+        *closing.search_finalists("before", run.search_tasks, before, turns),
+        *closing.search_finalists("after", run.search_tasks, after, turns),
     ]
     results = await closing.closing_evaluation(run.environment, finalists)
     checkpoint, hf_export = run.training.export()

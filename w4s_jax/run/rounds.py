@@ -15,7 +15,7 @@ import functools
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
 from w4s_jax.policy.local import LocalPolicy
-from w4s_jax.rollout.collect import Collector, Problem
+from w4s_jax.rollout.collect import Collector, SearchTask
 from w4s_jax.rollout.plan import PlannedTrajectory, keyed_number, plan_round
 from w4s_jax.rollout.rounds import TurnStore, collect_round
 from w4s_jax.rollout.store import TrajectoryStore
@@ -51,7 +51,7 @@ class TrainingRun:
     """Tasks trained on."""
     eval_names: tuple[str, ...]
     """Tasks searched on before and after."""
-    problems: dict[str, Problem] = dataclasses.field(default_factory=dict)
+    search_tasks: dict[str, SearchTask] = dataclasses.field(default_factory=dict)
 
     @property
     def last_round(self) -> int:
@@ -134,7 +134,7 @@ def _collected(
     return collect_round(
         collector,
         plan,
-        run.problems,
+        run.search_tasks,
         run.turns,
         in_flight=run.config.training.trajectories_in_flight,
         on_turn=on_turn,

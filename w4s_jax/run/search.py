@@ -20,12 +20,12 @@ from typing import Any
 
 from w4s_jax.executor.base import Backend
 from w4s_jax.reports.html import write_report
-from w4s_jax.rollout.collect import Problem
+from w4s_jax.rollout.collect import SearchTask
 from w4s_jax.rollout.plan import PlannedTrajectory
 from w4s_jax.rollout.store import TrajectoryStore
 from w4s_jax.run import closing, worst_case
 from w4s_jax.run.artifacts import Chosen, write_workflows
-from w4s_jax.run.collector import make_collector, open_problems
+from w4s_jax.run.collector import make_collector, open_search_tasks
 from w4s_jax.run.config import OPTIMIZE_OPTIONS, RunConfig, SearchConfig, TaskConfig
 from w4s_jax.run.directory import MAY_CHANGE_ON_RESUME, RunDirectory, versions
 from w4s_jax.run.environment import Environment, open_environment
@@ -35,7 +35,7 @@ from w4s_jax.run.progress import Progress, note
 from w4s_jax.run.runner import Runner
 from w4s_jax.run.search_summary import Searched, format_search, summary_json
 from w4s_jax.run.tasks import format_source, load_tasks, refuse_other_data, tasks_record
-from w4s_jax.search.base import Found, Stop, StopRules, Strategy
+from w4s_jax.search.base import SearchEnd, SearchResult, StopRules, Strategy
 from w4s_jax.search.w4s import W4SStrategy
 from w4s_jax.tasks.base import SealedTask
 from w4s_jax.tasks.registry import expand_tasks
@@ -67,13 +67,13 @@ class SearchRun:
         """Of the run."""
         return self.environment.config
 
-    def keep(self, problem: Problem, found: Found) -> None:
+    def keep(self, search_task: SearchTask, found: SearchResult) -> None:
         """Takes what a search has found and writes all that a user takes away, as it stands.
 
         Raises:
             StoreError: It cannot be written.
         """
-        self.searched[problem.task.name] = Searched(problem=problem, found=found)
+        self.searched[search_task.task.name] = Searched(search_task=search_task, found=found)
         self.write([])
 
     def write(self, results: Sequence[closing.Result]) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class SearchRun:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SearchResult:
+class OptimizeResult:
     """What a search ends with, as far as it came."""
 
     searched: Mapping[str, Searched]
@@ -161,7 +161,9 @@ def make_strategy(environment: Environment, policy: Policy) -> Strategy:
     return W4SStrategy(make_collector(policy, environment, environment.config.search.num_turns))
 
 
-async def search_all(run: SearchRun, strategy: Strategy, problems: Mapping[str, Problem]) -> BudgetExceededError | None:
+async def search_all(
+    run: SearchRun, strategy: Strategy, search_tasks: Mapping[str, SearchTask]
+) -> BudgetExceededError | None:
     """One search a task, one after another; after each turn the files are written anew.
 
     Returns:
@@ -171,33 +173,35 @@ async def search_all(run: SearchRun, strategy: Strategy, problems: Mapping[str, 
         InputError, ExecutorError, SandboxError, StoreError: As `Strategy.search`.
     """
     exceeded: BudgetExceededError | None = None
-    for index, problem in enumerate(problems.values()):
+    for index, search_task in enumerate(search_tasks.values()):
         if exceeded is None:
-            exceeded = await search_one(run, strategy, problem, index)
+            exceeded = await search_one(run, strategy, search_task, index)
         else:
-            run.keep(problem, Found(problem.start, run.store.finished_turns(0, index), Stop.BUDGET))
+            run.keep(search_task, SearchResult(search_task.start, run.store.finished_turns(0, index), SearchEnd.BUDGET))
     return exceeded
 
 
-async def search_one(run: SearchRun, strategy: Strategy, problem: Problem, index: int) -> BudgetExceededError | None:
+async def search_one(
+    run: SearchRun, strategy: Strategy, search_task: SearchTask, index: int
+) -> BudgetExceededError | None:
     """The search on one task; see `search_all`."""
-    rules, name = stop_rules(run.config), problem.task.name
+    rules, name = stop_rules(run.config), search_task.task.name
     planned = PlannedTrajectory(seed=run.config.seed, round=0, index=index, task=name)
     stored = len(run.store.finished_turns(0, index))
     with Progress(f"search on {name} (turns)", max(rules.num_turns, stored)) as progress:
 
-        def so_far(stopped_by: Stop | None = None) -> Found:
-            return Found(problem.start, run.store.finished_turns(0, index), stopped_by)
+        def so_far(stopped_by: SearchEnd | None = None) -> SearchResult:
+            return SearchResult(search_task.start, run.store.finished_turns(0, index), stopped_by)
 
         def on_turn(turn: Turn) -> None:
-            run.keep(problem, found := so_far())
-            progress.advance(best=f"{found.best.feedback.accuracy:.3f}")
+            run.keep(search_task, found := so_far())
+            progress.advance(best=f"{found.best.feedback.score:.3f}")
 
-        progress.advance(stored, best=f"{so_far().best.feedback.accuracy:.3f}")
+        progress.advance(stored, best=f"{so_far().best.feedback.score:.3f}")
         try:
-            run.keep(problem, await strategy.search(problem, planned, run.store, rules, on_turn))
+            run.keep(search_task, await strategy.search(search_task, planned, run.store, rules, on_turn))
         except BudgetExceededError as error:
-            run.keep(problem, so_far(Stop.BUDGET))
+            run.keep(search_task, so_far(SearchEnd.BUDGET))
             return error
     return None
 
@@ -219,7 +223,7 @@ async def test_all(environment: Environment, searched: Sequence[Searched]) -> li
 # --- the run ----------------------------------------------------------------------
 
 
-def optimize(config: RunConfig, names: Sequence[str], *, runner: Runner = asyncio.run) -> SearchResult:
+def optimize(config: RunConfig, names: Sequence[str], *, runner: Runner = asyncio.run) -> OptimizeResult:
     """Searches, or does what is missing of it in the run directory.
 
     Args:
@@ -233,7 +237,7 @@ def optimize(config: RunConfig, names: Sequence[str], *, runner: Runner = asynci
     """
     directory = RunDirectory(Path(config.run_dir))
     with directory.opened(to_lines(config, OPTIMIZE_OPTIONS - {"run_dir"}), MAY_CHANGE):
-        result: SearchResult = runner(run_search(config, directory, load_tasks(config.tasks, names)))
+        result: OptimizeResult = runner(run_search(config, directory, load_tasks(config.tasks, names)))
         return result
 
 
@@ -244,7 +248,7 @@ async def run_search(
     *,
     backend: Backend | None = None,
     meta_backend: Backend | None = None,
-) -> SearchResult:
+) -> OptimizeResult:
     """The whole search, or what is missing of it; what was found is written after each turn.
 
     Args:
@@ -272,14 +276,16 @@ async def run_search(
         directory.write_json(directory.versions, versions_record(environment))
         note(format_opening(environment, directory, len(store)))
         tested = tested_before(directory)
-        problems = await open_problems(environment, tasks)
+        search_tasks = await open_search_tasks(environment, tasks)
         run = SearchRun(directory=directory, environment=environment, store=store)
-        for index, problem in enumerate(problems.values()):
+        for index, search_task in enumerate(search_tasks.values()):
             turns = store.finished_turns(0, index)
-            run.searched[problem.task.name] = Searched(problem=problem, found=Found(problem.start, turns, None))
+            run.searched[search_task.task.name] = Searched(
+                search_task=search_task, found=SearchResult(search_task.start, turns, None)
+            )
         if not directory.summary.exists():
             run.write([])
-        exceeded = await search_all(run, make_strategy(environment, policy), problems)
+        exceeded = await search_all(run, make_strategy(environment, policy), search_tasks)
         results: list[closing.Result] = []
         same = tested == {one.task: one.found.best.workflow.digest for one in run.searched.values()}
         if (test or same) and exceeded is None:  # what was measured before is remembered and costs nothing
@@ -289,7 +295,7 @@ async def run_search(
                 exceeded = error
         summary = run.write(results)
     write_report(directory.root)
-    return SearchResult(
+    return OptimizeResult(
         searched=run.searched,
         results=results,
         summary=summary,

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from w4s_jax.mdp import all_tried, best_tried
-from w4s_jax.rollout.collect import Problem
+from w4s_jax.rollout.collect import SearchTask
 from w4s_jax.run import closing
 from w4s_jax.run.artifacts import file_stems, format_test, format_validation
 from w4s_jax.run.directory import RunDirectory
 from w4s_jax.run.environment import Environment
-from w4s_jax.run.summary import SIMULATED_EXECUTOR, format_paths, format_spent, spent_json
-from w4s_jax.search.base import Found
+from w4s_jax.run.summary import SIMULATED_EXECUTOR, SUMMARY_SCHEMA_VERSION, format_paths, format_spent, spent_json
+from w4s_jax.search.base import SearchResult
 from w4s_jax.types import CandidateStatus, Evaluated
 
 _KEPT = 3
@@ -28,13 +28,13 @@ _KEPT = 3
 class Searched:
     """A task with what its search found, as far as it came."""
 
-    problem: Problem
-    found: Found
+    search_task: SearchTask
+    found: SearchResult
 
     @property
     def task(self) -> str:
         """Its name."""
-        return self.problem.task.name
+        return self.search_task.task.name
 
     @property
     def best_seed(self) -> Evaluated:
@@ -65,6 +65,7 @@ def summary_json(
     if gain is not None and gain.n > 1:
         found["gains"] = {"seeds_to_search": {"difference": gain.value, "n": gain.n, "ci95": [gain.low, gain.high]}}
     return found | {
+        "schema_version": SUMMARY_SCHEMA_VERSION,
         "strategy": environment.config.optimize.strategy,
         "meta_agent": environment.config.meta_agent.meta_agent,
         "executor_model": environment.executor.model,
@@ -85,20 +86,21 @@ def search_json(one: Searched, run: RunDirectory, stem: str) -> dict[str, Any]:
         return {
             "workflow": evaluated.workflow.name,
             "digest": evaluated.workflow.digest,
+            "validation_score": feedback.score,
             "validation_accuracy": feedback.accuracy,
             "validation_n": feedback.n,
             "usd_per_item": feedback.usd_per_item,
         }
 
     return {
-        "metric": one.problem.task.metric,
+        "metric": one.search_task.task.metric,
         "turns": len(one.found.turns),
         "candidates": {str(status): one.candidates[status] for status in CandidateStatus},
         "stopped_by": None if one.found.stopped_by is None else str(one.found.stopped_by),
         "seed": evaluated_json(one.best_seed),
         "best": evaluated_json(one.found.best),
         "by_turn": [
-            best_tried(one.found.start, one.found.turns[:n]).feedback.accuracy for n in range(len(one.found.turns) + 1)
+            best_tried(one.found.start, one.found.turns[:n]).feedback.score for n in range(len(one.found.turns) + 1)
         ],
         "file": str(run.workflows / f"{stem}.py"),
     }
@@ -132,7 +134,7 @@ def format_search(
         for result in results:
             if result.finalist.task == one.task:
                 title = {"seeds": "best seed, test", "search": "best workflow, test"}[result.finalist.label]
-                lines.append(f"  {title:<30} {format_test(one.problem.task.metric, result.evaluation)}")
+                lines.append(f"  {title:<30} {format_test(one.search_task.task.metric, result.evaluation)}")
         if not results and not tested:
             lines.append("  (the best of many on validation is optimistic; --test measures it on the test split)")
         if len(searched) > 1:

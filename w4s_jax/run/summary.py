@@ -15,6 +15,9 @@ from w4s_jax.executor.ledger import Summary
 from w4s_jax.run.closing import Result, as_json, labelled, metric_of, paired_gain, pooled
 from w4s_jax.types import Purpose
 
+SUMMARY_SCHEMA_VERSION = 2
+"""Of `summary.json`; version 1 said `validation_accuracy` for the mean of the task's own metric."""
+
 SIMULATED = (
     "Simulated executor: simulator, toy tasks and warm start have the same authors. This shows that the machinery\n"
     "learns; it says nothing about real models and reproduces no result of the paper."
@@ -53,6 +56,7 @@ def summary_json(
         if gain is not None and gain.n > 1:
             gains[f"{first}_to_{second}"] = {"difference": gain.value, "n": gain.n, "ci95": [gain.low, gain.high]}
     return found | {
+        "schema_version": SUMMARY_SCHEMA_VERSION,
         "gains": gains,
         "mean_reward": [r["mean_reward"] for r in rounds],
         "rounds": list(rounds),

@@ -1,4 +1,4 @@
-"""The search room: looks for the best workflow of one task with the meta-agent at hand.
+"""Searches: look for the best workflow of one task with the meta-agent at hand.
 
-Problem, meta-agent → **Strategy** → turns (stored at once) → Found
+SearchTask, meta-agent → **Strategy** → turns (stored at once) → SearchResult
 """

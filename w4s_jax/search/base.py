@@ -1,6 +1,6 @@
 """What every search is: a strategy, rules that end it, what it found.
 
-Problem → **Strategy.search** → Turn, … → TurnStore; StopRules → **Found**
+SearchTask → **Strategy.search** → Turn, … → TurnStore; StopRules → **SearchResult**
 
 A strategy spends, sees validation items alone and writes every finished turn into the
 store before it goes on, so that a search which was stopped, by a cap or a kill, goes
@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from w4s_jax.mdp import best_tried, history
-from w4s_jax.rollout.collect import OnTurn, Problem
+from w4s_jax.rollout.collect import OnTurn, SearchTask
 from w4s_jax.rollout.plan import PlannedTrajectory
 from w4s_jax.rollout.rounds import TurnStore
 from w4s_jax.types import Evaluated, InputError, State, Turn
 
 
-class Stop(enum.StrEnum):
+class SearchEnd(enum.StrEnum):
     """Why a search ended."""
 
     TURNS = "turns"
@@ -44,7 +44,7 @@ class StopRules:
     patience: int = 0
     """Turns without a better workflow after which it ends; 0 for never."""
     target: float | None = None
-    """Validation accuracy (or mean of the task's metric) that is enough; None for none."""
+    """Validation score, the mean of the task's metric, that is enough; None for none."""
 
     def __post_init__(self) -> None:
         if self.num_turns < 1 or self.patience < 0:
@@ -52,34 +52,34 @@ class StopRules:
                 f"num_turns={self.num_turns}, patience={self.patience} is not allowed; give at least 1 and 0"
             )
         if self.target is not None and not 0 < self.target <= 1:
-            raise InputError(f"target={self.target} is not allowed; give a validation accuracy in (0, 1]")
+            raise InputError(f"target={self.target} is not allowed; give a validation score in (0, 1]")
 
-    def reached(self, start: State, turns: Sequence[Turn]) -> Stop | None:
+    def reached(self, start: State, turns: Sequence[Turn]) -> SearchEnd | None:
         """The rule that ends a search after these turns, if one does.
 
         Args:
             start: s_1, whose seeds count as tried.
             turns: finished ones, in order.
         """
-        best = [state.best_accuracy for state in history(start, turns)]
+        best = [state.best_score for state in history(start, turns)]
         if self.target is not None and best[-1] >= self.target:
-            return Stop.TARGET
+            return SearchEnd.TARGET
         if self.patience and len(turns) >= self.patience and best[-1] == best[-1 - self.patience]:
-            return Stop.PLATEAU
-        return Stop.TURNS if len(turns) >= self.num_turns else None
+            return SearchEnd.PLATEAU
+        return SearchEnd.TURNS if len(turns) >= self.num_turns else None
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """What a search found, as far as it came."""
 
     start: State
     turns: tuple[Turn, ...]
-    stopped_by: Stop | None
+    stopped_by: SearchEnd | None
     """None while it goes on."""
 
     @property
     def best(self) -> Evaluated:
-        """The best by validation of all that was tried, seeds included; its accuracy is optimistic."""
+        """The best by validation of all that was tried, seeds included; its score is optimistic."""
         return best_tried(self.start, self.turns)
 
 
@@ -87,19 +87,19 @@ class Strategy(Protocol):
     """A way to look for a workflow."""
 
     name: str
-    """As `--strategy` spells it."""
+    """As `--strategy` names it."""
 
     async def search(
-        self, problem: Problem, planned: PlannedTrajectory, store: TurnStore, rules: StopRules, on_turn: OnTurn
-    ) -> Found:
+        self, search_task: SearchTask, planned: PlannedTrajectory, store: TurnStore, rules: StopRules, on_turn: OnTurn
+    ) -> SearchResult:
         """Looks until a rule ends it; turns that are stored already are taken from the store.
 
         Args:
-            problem: the task with its evaluated seeds.
+            search_task: The task with its evaluated seeds.
             planned: number and seed of the search.
             store: takes every finished turn at once.
             rules: when to end.
-            on_turn: told of every new turn after it is stored.
+            on_turn: Called with every new turn after it is stored.
 
         Raises:
             BudgetExceededError: a cap left no room; finished turns are stored.

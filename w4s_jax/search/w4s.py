@@ -1,6 +1,6 @@
 """The search of W4S: one long trajectory of best-of-m turns.
 
-Problem → **Collector** (fresh dialogue every `turns_in_context` turns) → Turn, … → Found
+SearchTask → **Collector** (fresh dialogue every `turns_in_context` turns) → Turn, … → SearchResult
 
 W4S, arXiv 2504.04785: each turn samples m workflows from the state, the best by
 validation advances it. The turns it leaves are trajectories like any others: a
@@ -9,10 +9,10 @@ meta-agent can be trained on them.
 
 from __future__ import annotations
 
-from w4s_jax.rollout.collect import Collector, OnTurn, Problem
+from w4s_jax.rollout.collect import Collector, OnTurn, SearchTask
 from w4s_jax.rollout.plan import PlannedTrajectory
 from w4s_jax.rollout.rounds import TurnStore
-from w4s_jax.search.base import Found, Stop, StopRules
+from w4s_jax.search.base import SearchEnd, SearchResult, StopRules
 from w4s_jax.types import Turn
 
 
@@ -20,7 +20,8 @@ class W4SStrategy:
     """Implements `base.Strategy` over a collector.
 
     Example:
-        >>> found = await W4SStrategy(collector).search(problem, planned, store, StopRules(), on_turn)  # doctest: +SKIP
+        >>> strategy = W4SStrategy(collector)  # doctest: +SKIP
+        >>> result = await strategy.search(search_task, planned, store, StopRules(), on_turn)  # doctest: +SKIP
     """
 
     name = "w4s"
@@ -30,20 +31,20 @@ class W4SStrategy:
         self._collector = collector
 
     async def search(
-        self, problem: Problem, planned: PlannedTrajectory, store: TurnStore, rules: StopRules, on_turn: OnTurn
-    ) -> Found:
+        self, search_task: SearchTask, planned: PlannedTrajectory, store: TurnStore, rules: StopRules, on_turn: OnTurn
+    ) -> SearchResult:
         """See `base.Strategy.search`."""
-        start = problem.start
+        start = search_task.start
 
         def stored(turn: Turn) -> None:
             store.append(turn)
             on_turn(turn)
 
         trajectory = await self._collector.collect_trajectory(
-            problem,
+            search_task,
             planned,
             finished_turns=store.finished_turns(planned.round, planned.index),
             on_turn=stored,
             enough=lambda turns: rules.reached(start, turns) is not None,
         )
-        return Found(start, trajectory.turns, rules.reached(start, trajectory.turns) or Stop.TURNS)
+        return SearchResult(start, trajectory.turns, rules.reached(start, trajectory.turns) or SearchEnd.TURNS)

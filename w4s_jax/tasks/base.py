@@ -244,7 +244,8 @@ def make_feedback(
     failures = [o for o in outcomes if o.status is not ItemStatus.RIGHT]
     shown = sorted(outcomes, key=lambda o: (o.status is ItemStatus.RIGHT, _draw(seed, o.item_id)))[:max_cases]
     return Feedback(
-        accuracy=evaluation.score,
+        score=evaluation.score,
+        accuracy=evaluation.accuracy,
         n=evaluation.n,
         usd_per_item=evaluation.usd_per_item,
         symptoms=dict(Counter(o.symptom or o.status.value for o in failures)),

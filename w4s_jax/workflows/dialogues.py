@@ -75,7 +75,7 @@ def dialogue(
             other, other_code, _ = _answer(rng, subject, recipe, state, mix)
             messages += [*template.after(state, state), _action(other, other_code)]
     elif rng.random() < mix.second_turn:
-        after = _state(rng, subject, answer, best=state.best_accuracy)
+        after = _state(rng, subject, answer, best=state.best_score)
         second, second_code, _ = _answer(rng, subject, answer, after, mix)
         messages += [*template.after(after, state), _action(second, second_code)]
     return tuple(messages)
@@ -115,18 +115,20 @@ def _state(rng: random.Random, subject: Subject, recipe: Recipe, best: float) ->
         names = [*names, rng.choice(_ERRORS)]
     weights = [rng.expovariate(1.0) ** 2 for _ in names]
     drawn = rng.choices(names, weights, k=wrong)
-    accuracy = 1 - wrong / items
+    score = 1 - wrong / items
     current = Evaluated(
         workflow=Workflow(name="current", code=grammar.write(recipe)),
-        feedback=Feedback(accuracy=accuracy, n=items, symptoms={name: drawn.count(name) for name in set(drawn)}),
+        feedback=Feedback(
+            score=score, accuracy=score, n=items, symptoms={name: drawn.count(name) for name in set(drawn)}
+        ),
     )
-    best = max(best, accuracy, rng.choice((0.0, rng.random())))
+    best = max(best, score, rng.choice((0.0, rng.random())))
     return State(
         task="warm_start",
         description=subject.description,
         seeds=(),
         current=current,
-        best_accuracy=best,
+        best_score=best,
     )
 
 

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "policy": "types",
     "training": "types policy",
 }
-"""The rooms that a room stands on; everything else reaches it through the Protocols of `types`."""
+"""The packages that a package imports; everything else reaches it through the Protocols of `types`."""
 
 
 @cache
@@ -56,14 +56,14 @@ def imported(path, *, relative=True):
             yield from (f"{stem}.{alias.name}" for alias in node.names)
 
 
-def room_of(path):
-    """The room a module of the package belongs to; empty for the package itself."""
+def package_of(path):
+    """The subpackage or module that a file belongs to; empty for the package itself."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return "" if parts == ("__init__",) else parts[0]
 
 
-def rooms_imported(path):
-    """The rooms that a module imports from."""
+def packages_imported(path):
+    """The subpackages that a module imports from."""
     return {name.split(".")[1] for name in imported(path) if name.startswith("w4s_jax.")} & (HOST | DEVICE)
 
 
@@ -78,19 +78,19 @@ def broken(rule, paths):
     return [f"{path.relative_to(ROOT)}: {', '.join(sorted(found))}" for path in paths if (found := rule(path))]
 
 
-def of_rooms(rooms):
-    return [path for path in modules(PACKAGE) if room_of(path) in rooms]
+def of_packages(names):
+    return [path for path in modules(PACKAGE) if package_of(path) in names]
 
 
-def test_every_module_is_in_a_room():
-    assert {room_of(path) for path in modules(PACKAGE)} <= HOST | DEVICE | {"", "run"}
+def test_every_module_is_in_a_known_package():
+    assert {package_of(path) for path in modules(PACKAGE)} <= HOST | DEVICE | {"", "run"}
 
 
 def test_nothing_but_the_front_door_imports_what_a_run_is_made_of():
     def of_run(path):
         return {name for name in imported(path) if name.startswith("w4s_jax.run.") or name == "w4s_jax.run"}
 
-    assert broken(of_run, of_rooms(HOST | DEVICE)) == []
+    assert broken(of_run, of_packages(HOST | DEVICE)) == []
 
 
 def test_a_run_without_a_local_model_imports_no_array_library():
@@ -104,31 +104,31 @@ def test_a_run_without_a_local_model_imports_no_array_library():
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 found.add(node.module)
-        of_devices = {f"w4s_jax.{room}" for room in DEVICE} | {f"w4s_jax.run.{name}" for name in RUN_ON_DEVICES}
+        of_devices = {f"w4s_jax.{name}" for name in DEVICE} | {f"w4s_jax.run.{name}" for name in RUN_ON_DEVICES}
         return {
             n for n in found if n.split(".")[0] in OF_DEVICES or any(f"{n}.".startswith(f"{d}.") for d in of_devices)
         }
 
-    light = [path for path in of_rooms({"run"}) if path.stem not in RUN_ON_DEVICES]
+    light = [path for path in of_packages({"run"}) if path.stem not in RUN_ON_DEVICES]
     assert len(light) > 10
     assert broken(while_loading, light) == []
 
 
 def test_the_host_half_imports_no_array_library():
-    assert broken(lambda path: third_party(path) & OF_DEVICES, of_rooms(HOST)) == []
+    assert broken(lambda path: third_party(path) & OF_DEVICES, of_packages(HOST)) == []
 
 
 def test_the_host_half_does_not_import_the_device_half():
-    assert broken(lambda path: rooms_imported(path) & DEVICE, of_rooms(HOST)) == []
+    assert broken(lambda path: packages_imported(path) & DEVICE, of_packages(HOST)) == []
 
 
 def test_the_device_half_knows_no_benchmark_and_no_api():
-    assert broken(lambda path: rooms_imported(path) - DEVICE - {"types"}, of_rooms(DEVICE)) == []
+    assert broken(lambda path: packages_imported(path) - DEVICE - {"types"}, of_packages(DEVICE)) == []
 
 
-def test_the_device_half_speaks_to_no_network():
+def test_the_device_half_reaches_no_network():
     network = frozenset("openai aiohttp httpx httpx2 requests urllib datasets".split())
-    assert broken(lambda path: {n.split(".")[0] for n in imported(path)} & network, of_rooms(DEVICE)) == []
+    assert broken(lambda path: {n.split(".")[0] for n in imported(path)} & network, of_packages(DEVICE)) == []
 
 
 def test_the_package_imports_no_entry_point():
@@ -138,14 +138,14 @@ def test_the_package_imports_no_entry_point():
     assert broken(entry_points, modules(PACKAGE)) == []
 
 
-@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
-def test_a_room_stands_on_the_rooms_of_the_drawing(room):
-    allowed = {room, *MAY_IMPORT[room].split()}
-    assert broken(lambda path: rooms_imported(path) - allowed, of_rooms({room})) == []
+@pytest.mark.parametrize("package", sorted(MAY_IMPORT))
+def test_a_package_imports_those_below_it_alone(package):
+    allowed = {package, *MAY_IMPORT[package].split()}
+    assert broken(lambda path: packages_imported(path) - allowed, of_packages({package})) == []
 
 
-def test_the_drawing_has_no_circle_and_names_every_room():
-    graph = {room: names.split() for room, names in MAY_IMPORT.items()}
+def test_the_borders_have_no_circle_and_name_every_package():
+    graph = {package: names.split() for package, names in MAY_IMPORT.items()}
     assert set(graphlib.TopologicalSorter(graph).static_order()) == HOST | DEVICE
 
 
