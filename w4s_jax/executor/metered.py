@@ -68,7 +68,7 @@ class MeteredOptions:
     """Of these, attempts that failed and were billed, or may have been."""
     max_unreachable: int = 8
     """Of these, attempts that found nobody there."""
-    max_tokens: int = 4096
+    max_tokens: int = 1024
     """Completion tokens of a request that does not say: without a bound nothing can be reserved."""
     largest_max_tokens: int = 32_768
     """A request for more is refused: a workflow must not reserve the whole budget with one call."""

@@ -68,8 +68,8 @@ class EvaluationOptions:
     """Seconds of wall clock an item; stopped while the workflow waits for a reply."""
     cpu_seconds: float = 30.0
     memory_bytes: int = 1 << 30
-    max_completion_tokens: int | None = 4096
-    """Most completion tokens a choice; a workflow can ask for fewer. None leaves it to the model."""
+    max_completion_tokens: int | None = None
+    """Most completion tokens a choice; a workflow can ask for fewer. None leaves it to the workflow and the executor."""
     max_answer_characters: int = 100_000
     """A longer answer is wrong without being graded."""
     kept_characters: int = 2_000

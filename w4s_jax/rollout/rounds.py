@@ -38,7 +38,7 @@ async def collect_round(
     search_tasks: Mapping[str, SearchTask],
     store: TurnStore,
     *,
-    in_flight: int = 8,
+    in_flight: int,
     on_turn: OnTurn | None = None,
 ) -> AsyncGenerator[Trajectory]:
     """Collects the trajectories of a plan, or this host's share of it.
