@@ -1,4 +1,4 @@
-"""The frame of every entry point: exit codes, one clear line for bad input, a clean stop.
+"""The frame of every command: exit codes, one clear line for bad input, a clean stop.
 
 command line → flags → **main** → exit code
 
@@ -9,18 +9,22 @@ resumable; 130 and 143 after Ctrl-C and SIGTERM, saved and resumable.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import logging as std_logging
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
 from w4s_jax.types import BudgetExceededError, W4sError
+
+from .flags import HELP, Flags
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it announces the lack of torch, which nothing here needs
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -28,43 +32,84 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 EXIT_BAD_INPUT = 2
 EXIT_BUDGET = 3
 
+Main = Callable[[], None]
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs `main` under absl; turns errors of the library into one line and an exit code."""
+
+def run(main: Main, command: Flags) -> None:
+    """Runs `main` under absl, and ends the process with its exit code."""
     logging.set_verbosity(logging.ERROR)  # of the libraries that log through absl: orbax and jax say much
-    ours = std_logging.getLogger("w4s_jax")
-    ours.addHandler(_handler())
-    ours.setLevel(std_logging.WARNING)  # absl has set the root's, which would hold for ours
-    ours.propagate = False
-    for flag in flags.FLAGS.get_key_flags_for_module("experiments.flags"):
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # for --help
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without Unicode must not cost the result
-    app.run(lambda argv: _guarded(main, argv))
+
+    def parsed(argv: Sequence[str]) -> list[str]:
+        flags.FLAGS.mark_as_parsed()  # absl's own; a command has flags of its own
+        return list(argv)
+
+    app.run(lambda argv: execute(main, command, argv), flags_parser=parsed)
 
 
-def _handler() -> std_logging.Handler:
-    handler = std_logging.StreamHandler()
-    handler.setLevel(std_logging.WARNING)
-    handler.setFormatter(std_logging.Formatter("%(levelname)s: %(message)s"))
-    return handler
+def execute(main: Main, command: Flags, argv: Sequence[str]) -> None:
+    """Reads the flags and runs `main`; turns errors of the library into one line and an exit code.
 
+    Args:
+        main: What the command does.
+        command: Its flags.
+        argv: The command line, the program's name first.
 
-def _guarded(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-        _fail(f"unexpected argument {argv[1]!r}; every option is a flag, see --help", EXIT_BAD_INPUT)
+    Raises:
+        SystemExit: With any exit code but 0.
+    """
+    if not HELP.isdisjoint(argv[1:]):
+        print(f"{(sys.modules[main.__module__].__doc__ or '').strip()}\n\nflags:\n{_help(command)}")
+        return
     try:
-        main(argv)
-    except BudgetExceededError as error:
-        _fail(str(error), EXIT_BUDGET)
-    except W4sError as error:
-        _fail(str(error), EXIT_BAD_INPUT)
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        sys.exit(130)
+        rest = command.parse(argv)
+    except flags.Error as error:
+        print(f"FATAL Flags parsing error: {error}\nPass --help to see help on flags.", file=sys.stderr)
+        sys.exit(1)
+    if len(rest) > 1:
+        _fail(f"unexpected argument {rest[1]!r}; every option is a flag, see --help", EXIT_BAD_INPUT)
+    with _warnings_shown():
+        try:
+            main()
+        except BudgetExceededError as error:
+            _fail(str(error), EXIT_BUDGET)
+        except W4sError as error:
+            _fail(str(error), EXIT_BAD_INPUT)
+        except KeyboardInterrupt:
+            print("\nstopped", file=sys.stderr)
+            sys.exit(130)
 
 
-def _fail(text: str, code: int) -> None:
+def _help(command: Flags) -> str:
+    """Every flag with its default."""
+    lines = []
+    for name in sorted(command.values):
+        flag = command.values[name]
+        default = "" if "(default:" in flag.help else f" (default: {flag.default_as_str or 'none'})"
+        lines.append(f"  --{'[no]' if flag.boolean else ''}{name}\n      {flag.help}{default}")
+    return "\n".join([*lines, "  --flagfile\n      A file of flags, a flag a line; # begins a comment."])
+
+
+@contextlib.contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Shows the library's warnings on standard error, a line each."""
+    ours, handler = std_logging.getLogger("w4s_jax"), std_logging.StreamHandler()
+    handler.setFormatter(std_logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setLevel(std_logging.WARNING)
+    before = ours.level, ours.propagate
+    ours.addHandler(handler)
+    ours.setLevel(std_logging.WARNING)  # absl has set the root's, which would hold for ours
+    ours.propagate = False
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+        ours.setLevel(before[0])
+        ours.propagate = before[1]
+
+
+def _fail(text: str, code: int) -> NoReturn:
     print(f"error: {' '.join(text.split())}", file=sys.stderr)
     sys.exit(code)
 
@@ -89,8 +134,9 @@ def run_async(work: Coroutine[Any, Any, Any]) -> Any:
             else:
                 os._exit(128 + number)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop, number)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, stop, number)
         return await task
 
     try:

@@ -29,11 +29,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from absl import flags
-
-from experiments import app
+from w4s_jax.run.config import RunConfig
 from w4s_jax.sandbox import open_sandbox
 from w4s_jax.types import Limits, RunStatus, SolverInput, W4sError, Workflow
+
+from . import app
+from .flags import Flags
 
 ROOT = Path(__file__).resolve().parent.parent
 GIB = 2**30
@@ -48,7 +49,8 @@ KEYS = {
 }
 TRAIN_REMEDY = "make setup, or: pip install -e '.[train]'"
 
-_JSON_OUT = flags.DEFINE_string("json_out", "", "Write the result as JSON to this file too.")
+FLAGS = Flags(RunConfig(), ())
+_JSON_OUT = FLAGS.json_out()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -295,10 +297,10 @@ def check_meta_agent() -> Check:
         import jax
         import jax.numpy as jnp
 
-        from w4s_jax.run.models import TINY
         from w4s_jax.policy.chat import Chat
         from w4s_jax.policy.hf import load_checkpoint
         from w4s_jax.policy.sharding import make_mesh
+        from w4s_jax.run.models import TINY
 
         _, variables = load_checkpoint(TINY, make_mesh("", jax.devices()[:1]), jnp.float32)
         Chat.load(TINY)
@@ -346,9 +348,8 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Examines, prints, and exits with 0 when the quickstart can run."""
-    del argv
     checks = examine()
     can_run = all(check.ok for check in checks if check.needed)
     if _JSON_OUT.value:
@@ -359,4 +360,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, FLAGS)

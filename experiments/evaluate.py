@@ -9,13 +9,10 @@ with the same command. It needs no JAX.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
-from experiments import app
-from experiments import flags as shared
 from w4s_jax.run.config import EVALUATE_OPTIONS, RunConfig, TaskConfig
 from w4s_jax.run.directory import RunDirectory, write_out
 from w4s_jax.run.evaluation import EvaluationRequest, format_result, make_request, run_evaluation
@@ -25,15 +22,25 @@ from w4s_jax.tasks.registry import expand_tasks
 from w4s_jax.types import InputError, Split, StoreError
 from w4s_jax.workflows import load_workflow, seed_names
 
-FLAGS = flags.FLAGS
+from . import app
+from .flags import Flags
 
-EVALUATION = shared.define(RunConfig(run_dir="runs/evaluate", tasks=TaskConfig(task=())), EVALUATE_OPTIONS)
-shared.define_json_out()
-shared.define_dry_run()
-flags.DEFINE_string("workflow", "", "A workflow file (FILE.py), or the name of a seed workflow.")
-flags.DEFINE_enum_class("split", Split.VALIDATION, Split, "Split to evaluate on.")
-flags.DEFINE_integer("limit", 0, "Evaluate on the first items of the split alone (0: all).", lower_bound=0)
-flags.DEFINE_integer("repetition", 0, "Number of a repeated evaluation: others draw other samples.", lower_bound=0)
+FLAGS = Flags(RunConfig(run_dir="runs/evaluate", tasks=TaskConfig(task=())), EVALUATE_OPTIONS)
+JSON_OUT, DRY_RUN = FLAGS.json_out(), FLAGS.dry_run()
+WORKFLOW = flags.DEFINE_string(
+    "workflow", "", "A workflow file (FILE.py), or the name of a seed workflow.", flag_values=FLAGS.values
+)
+SPLIT = flags.DEFINE_enum_class("split", Split.VALIDATION, Split, "Split to evaluate on.", flag_values=FLAGS.values)
+LIMIT = flags.DEFINE_integer(
+    "limit", 0, "Evaluate on the first items of the split alone (0: all).", lower_bound=0, flag_values=FLAGS.values
+)
+REPETITION = flags.DEFINE_integer(
+    "repetition",
+    0,
+    "Number of a repeated evaluation: others draw other samples.",
+    lower_bound=0,
+    flag_values=FLAGS.values,
+)
 
 
 def read_request(config: RunConfig) -> EvaluationRequest:
@@ -42,9 +49,9 @@ def read_request(config: RunConfig) -> EvaluationRequest:
     Raises:
         InputError: A name is missing or unknown, or a file holds no workflow.
     """
-    if not FLAGS.workflow:
+    if not WORKFLOW.value:
         raise InputError(f"--workflow is empty; give a FILE.py, or a seed: {', '.join(seed_names())}")
-    workflow = load_workflow(FLAGS.workflow)
+    workflow = load_workflow(WORKFLOW.value)
     if not config.tasks.task:
         raise InputError("--task is empty; name one, e.g. --task=toy_units, see docs/tasks.md")
     given = ",".join(config.tasks.task)
@@ -52,17 +59,16 @@ def read_request(config: RunConfig) -> EvaluationRequest:
     if len(names) > 1:
         raise InputError(f"--task={given} names {len(names)} tasks; give one of {', '.join(names)}")
     task = load_tasks(config.tasks, names)[names[0]]
-    return make_request(workflow, task, FLAGS.split, limit=FLAGS.limit, repetition=FLAGS.repetition)
+    return make_request(workflow, task, SPLIT.value, limit=LIMIT.value, repetition=REPETITION.value)
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Evaluates, or says what it would cost at most."""
-    del argv
-    config = EVALUATION.config()
+    config = FLAGS.config()
     request, directory = read_request(config), RunDirectory(Path(config.run_dir))
-    if FLAGS.dry_run:
+    if DRY_RUN.value:
         case = worst_case(config, {f"{request.split} items": len(request.items)})
-        write_out(FLAGS.json_out, case, directory)
+        write_out(JSON_OUT.value, case, directory)
         print(format_case(config, case))
         return
     try:
@@ -73,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
         print(format_source(request.task), file=sys.stderr)
     result = app.run_async(run_evaluation(config, directory, request))
     try:
-        write_out(FLAGS.json_out, result.json, directory)
+        write_out(JSON_OUT.value, result.json, directory)
     finally:
         print(format_result(config, result.json))
     if result.left_out is not None:
@@ -81,4 +87,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, FLAGS)

@@ -5,13 +5,9 @@ run directory or folder → parameters → **merged weights | a PEFT adapter** �
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import jax.numpy as jnp
 from absl import flags
 
-from experiments import app
-from experiments import flags as shared
 from w4s_jax.policy.hf import save_checkpoint
 from w4s_jax.policy.peft import save_adapter
 from w4s_jax.run.config import DeviceConfig, ExportConfig, RunConfig
@@ -19,39 +15,45 @@ from w4s_jax.run.models import load_model, open_mesh
 from w4s_jax.run.options import names_of
 from w4s_jax.types import InputError
 
-FLAGS = flags.FLAGS
+from . import app
+from .flags import Flags
 
-flags.DEFINE_string("model", "", "Run directory, Hugging Face folder or id, or tiny.")
-flags.DEFINE_string("output_dir", "", "Folder to make.")
-flags.DEFINE_boolean("adapter", False, "Write the LoRA adapters of a run in PEFT's format instead of merged weights.")
-flags.DEFINE_boolean("overwrite", False, "Replace --output_dir where it exists.")
-shared.define(RunConfig(), names_of(DeviceConfig) | names_of(ExportConfig))
+FLAGS = Flags(RunConfig(), names_of(DeviceConfig) | names_of(ExportConfig))
+MODEL = flags.DEFINE_string("model", "", "Run directory, Hugging Face folder or id, or tiny.", flag_values=FLAGS.values)
+OUTPUT = flags.DEFINE_string("output_dir", "", "Folder to make.", flag_values=FLAGS.values)
+ADAPTER = flags.DEFINE_boolean(
+    "adapter",
+    False,
+    "Write the LoRA adapters of a run in PEFT's format instead of merged weights.",
+    flag_values=FLAGS.values,
+)
+OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Replace --output_dir where it exists.", flag_values=FLAGS.values)
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Writes the folder and says what it holds."""
-    del argv
-    if not FLAGS.model or not FLAGS.output_dir:
+    config = FLAGS.config()
+    if not MODEL.value or not OUTPUT.value:
         raise InputError("--model and --output_dir are both needed, e.g. --model=runs/quickstart --output_dir=agent")
-    loaded = load_model(FLAGS.model, open_mesh(FLAGS.mesh), FLAGS.param_dtype, flag="model")
-    if FLAGS.adapter:
+    loaded = load_model(MODEL.value, open_mesh(config.device.mesh), config.device.param_dtype, flag="model")
+    if ADAPTER.value:
         if loaded.lora is None:
-            raise InputError(f"--adapter: {FLAGS.model} trained no adapters (--lora_rank=0); leave --adapter out")
+            raise InputError(f"--adapter: {MODEL.value} trained no adapters (--lora_rank=0); leave --adapter out")
         base = str(loaded.folder.resolve()) if loaded.base == "tiny" else loaded.base
         adapters = loaded.variables["lora"]
-        save_adapter(FLAGS.output_dir, adapters, loaded.lora, base, overwrite=FLAGS.overwrite)
-        print(f"adapter of rank {loaded.lora.rank} for {base}: {FLAGS.output_dir}")
+        save_adapter(OUTPUT.value, adapters, loaded.lora, base, overwrite=OVERWRITE.value)
+        print(f"adapter of rank {loaded.lora.rank} for {base}: {OUTPUT.value}")
         return
     save_checkpoint(
-        FLAGS.output_dir,
+        OUTPUT.value,
         loaded.config,
         loaded.merged["params"],
-        dtype=jnp.dtype(FLAGS.export_dtype),
+        dtype=jnp.dtype(config.export.export_dtype),
         tokenizer_dir=loaded.folder,
-        overwrite=FLAGS.overwrite,
+        overwrite=OVERWRITE.value,
     )
-    print(f"weights in {FLAGS.export_dtype}, config and tokenizer: {FLAGS.output_dir}")
+    print(f"weights in {config.export.export_dtype}, config and tokenizer: {OUTPUT.value}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, FLAGS)

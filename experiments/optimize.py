@@ -9,42 +9,36 @@ cap; the same command goes on, with more turns if they are given.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags
-
-from experiments import app
-from experiments import flags as shared
 from w4s_jax.run.config import OPTIMIZE_OPTIONS
 from w4s_jax.run.directory import RunDirectory, write_out
 from w4s_jax.run.search import DEFAULTS, checked, most_expensive, optimize
 from w4s_jax.run.tasks import load_tasks
 from w4s_jax.run.worst_case import format_case
 
-FLAGS = flags.FLAGS
+from . import app
+from .flags import Flags
 
-SEARCH = shared.define(DEFAULTS, OPTIMIZE_OPTIONS)
-shared.define_json_out()
-shared.define_dry_run()
+FLAGS = Flags(DEFAULTS, OPTIMIZE_OPTIONS)
+JSON_OUT, DRY_RUN = FLAGS.json_out(), FLAGS.dry_run()
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Searches, or says what it would cost at most."""
-    del argv
-    config, names = checked(SEARCH.config())
+    config, names = checked(FLAGS.config())
     directory = RunDirectory(Path(config.run_dir))
-    if FLAGS.dry_run:
+    if DRY_RUN.value:
         case = most_expensive(config, load_tasks(config.tasks, names))
-        write_out(FLAGS.json_out, case, directory)
+        write_out(JSON_OUT.value, case, directory)
         print(format_case(config, case))
         return
     result = optimize(config, names, runner=app.run_async)
-    write_out(FLAGS.json_out, result.summary, directory)
+    write_out(JSON_OUT.value, result.summary, directory)
     print(result.text)
     if result.exceeded is not None:
         raise result.exceeded
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, FLAGS)

@@ -20,8 +20,6 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from experiments import app
-from experiments import flags as shared
 from experiments.measure import full_rows, local_chip, measured_seconds
 from w4s_jax.policy import sharding
 from w4s_jax.policy.config import PRESETS, ModelConfig
@@ -37,18 +35,28 @@ from w4s_jax.training.roofline import Estimate, Shape
 from w4s_jax.training.step import Trainer
 from w4s_jax.types import InputError
 
-FLAGS = flags.FLAGS
+from . import app
+from .flags import Flags
 
-RUN = shared.define(RunConfig(), RLAO_OPTIONS)
-shared.define_json_out()
-shared.define_dry_run()
-flags.DEFINE_string("model", "", "A preset (e.g. qwen2.5-coder-7b), or as --meta_agent (empty: that one).")
-flags.DEFINE_string("topology", "", "TPU slice or GPUs, e.g. v5e-16, v5e:4x4, h100:8 (empty: this machine's).")
-flags.DEFINE_integer("num_slices", 1, "Slices, or hosts of GPUs, joined along data.", lower_bound=1)
-flags.DEFINE_boolean("sampling", True, "Count the sampler, which stays while a run trains.")
-flags.DEFINE_boolean("find_largest", True, "Look for the largest --rows_per_batch that fits; two or three compiles.")
-flags.DEFINE_boolean("suggest_mesh", True, "Where it does not fit, compile for meshes that split more.")
-flags.DEFINE_boolean("measure", False, "Run the step on the devices of this machine, too.")
+RUN = Flags(RunConfig(), RLAO_OPTIONS)
+RUN.json_out()
+RUN.dry_run()
+FLAGS = RUN.values
+flags.DEFINE_string(
+    "model", "", "A preset (e.g. qwen2.5-coder-7b), or as --meta_agent (empty: that one).", flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "topology", "", "TPU slice or GPUs, e.g. v5e-16, v5e:4x4, h100:8 (empty: this machine's).", flag_values=FLAGS
+)
+flags.DEFINE_integer("num_slices", 1, "Slices, or hosts of GPUs, joined along data.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_boolean("sampling", True, "Count the sampler, which stays while a run trains.", flag_values=FLAGS)
+flags.DEFINE_boolean(
+    "find_largest", True, "Look for the largest --rows_per_batch that fits; two or three compiles.", flag_values=FLAGS
+)
+flags.DEFINE_boolean(
+    "suggest_mesh", True, "Where it does not fit, compile for meshes that split more.", flag_values=FLAGS
+)
+flags.DEFINE_boolean("measure", False, "Run the step on the devices of this machine, too.", flag_values=FLAGS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -313,9 +321,8 @@ def remedy(mesh: str, chip: Chip) -> str:
     return "try " + ", ".join(ideas)
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Compiles, then says what was found."""
-    del argv
     if FLAGS.measure and FLAGS.topology:
         raise InputError(f"--measure runs the step, and --topology={FLAGS.topology} is not here; leave one of them out")
     if FLAGS.num_slices > 1 and not FLAGS.topology:
@@ -369,4 +376,4 @@ def measure(result: dict[str, Any], trainer: Trainer, rows: int) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, RUN)

@@ -8,40 +8,34 @@ them, evaluates once on the test split, exports. Killed at any moment, the same 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags
-
-from experiments import app
-from experiments import flags as shared
 from w4s_jax.run.config import RLAO_OPTIONS, RunConfig
 from w4s_jax.run.directory import RunDirectory, write_out
 from w4s_jax.run.rlao import checked, most_expensive, rlao
 from w4s_jax.run.worst_case import format_case
 
-FLAGS = flags.FLAGS
+from . import app
+from .flags import Flags
 
-RUN = shared.define(RunConfig(), RLAO_OPTIONS)
-shared.define_json_out()
-shared.define_dry_run()
+FLAGS = Flags(RunConfig(), RLAO_OPTIONS)
+JSON_OUT, DRY_RUN = FLAGS.json_out(), FLAGS.dry_run()
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Trains, or says what it would cost at most."""
-    del argv
-    config = checked(RUN.config())
+    config = checked(FLAGS.config())
     directory = RunDirectory(Path(config.run_dir))
-    if FLAGS.dry_run:
+    if DRY_RUN.value:
         case = most_expensive(config)
-        write_out(FLAGS.json_out, case, directory)
+        write_out(JSON_OUT.value, case, directory)
         print(format_case(config, case))
         return
     result = rlao(config, runner=app.run_async)
     if result is not None:
-        write_out(FLAGS.json_out, result.summary, directory)
+        write_out(JSON_OUT.value, result.summary, directory)
         print(result.text)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, FLAGS)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from experiments import app
-from experiments import flags as shared
 from w4s_jax.policy.chat import Chat
 from w4s_jax.policy.transformer import Transformer
 from w4s_jax.run.config import DeviceConfig, RunConfig
@@ -25,30 +22,42 @@ from w4s_jax.run.options import names_of
 from w4s_jax.training.scoring import token_logprobs
 from w4s_jax.types import InputError, Message
 
-FLAGS = flags.FLAGS
+from . import app
+from .flags import Flags
+
 SCHEMA_VERSION = 1
 
-flags.DEFINE_string("model", "", "Hugging Face folder or id, run directory, or tiny.")
-flags.DEFINE_string("text_file", "", "UTF-8 text to score, special tokens included.")
-flags.DEFINE_string("chat_file", "", "JSON list of {role, content} to score, rendered by the model's chat template.")
-flags.DEFINE_string("json_out", "", "Write token_ids, logprobs and sum to this file.")
-shared.define(RunConfig(device=DeviceConfig(compute_dtype="float32")), names_of(DeviceConfig))
+FLAGS = Flags(RunConfig(device=DeviceConfig(compute_dtype="float32")), names_of(DeviceConfig))
+
+MODEL = flags.DEFINE_string("model", "", "Hugging Face folder or id, run directory, or tiny.", flag_values=FLAGS.values)
+TEXT_FILE = flags.DEFINE_string(
+    "text_file", "", "UTF-8 text to score, special tokens included.", flag_values=FLAGS.values
+)
+CHAT_FILE = flags.DEFINE_string(
+    "chat_file",
+    "",
+    "JSON list of {role, content} to score, rendered by the model's chat template.",
+    flag_values=FLAGS.values,
+)
+JSON_OUT = flags.DEFINE_string(
+    "json_out", "", "Write token_ids, logprobs and sum to this file.", flag_values=FLAGS.values
+)
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Scores one text and says its sum."""
-    del argv
-    if not FLAGS.model:
+    device = FLAGS.config().device
+    if not MODEL.value:
         raise InputError("--model is empty; give a Hugging Face folder or id, a run directory, or tiny")
-    if bool(FLAGS.text_file) == bool(FLAGS.chat_file):
+    if bool(TEXT_FILE.value) == bool(CHAT_FILE.value):
         raise InputError("give one of --text_file and --chat_file")
-    mesh = open_mesh(FLAGS.mesh)
-    loaded = load_model(FLAGS.model, mesh, FLAGS.param_dtype, flag="model")
+    mesh = open_mesh(device.mesh)
+    loaded = load_model(MODEL.value, mesh, device.param_dtype, flag="model")
     ids = token_ids(Chat.load(loaded.folder))
     model = Transformer(
         config=loaded.config,
-        compute_dtype=jnp.dtype(FLAGS.compute_dtype),
-        param_dtype=jnp.dtype(FLAGS.param_dtype),
+        compute_dtype=jnp.dtype(device.compute_dtype),
+        param_dtype=jnp.dtype(device.param_dtype),
         mesh=mesh,
     )
     logprobs = [None, *map(float, token_logprobs(model, loaded.merged, ids, mesh)[1:])]
@@ -56,8 +65,8 @@ def main(argv: Sequence[str]) -> None:
     if jax.process_index() != 0:
         return
     result = {"schema_version": SCHEMA_VERSION, "token_ids": list(ids), "logprobs": logprobs, "sum": total}
-    if FLAGS.json_out:
-        write_json(Path(FLAGS.json_out), result)
+    if JSON_OUT.value:
+        write_json(Path(JSON_OUT.value), result)
     print(f"{len(ids)} tokens, sum of log-probabilities {total:.6f}" + perplexity(total, len(ids) - 1))
 
 
@@ -67,12 +76,12 @@ def token_ids(chat: Chat) -> tuple[int, ...]:
     Raises:
         InputError: a file cannot be read, is empty, or holds no dialogue.
     """
-    if FLAGS.text_file:
-        ids = chat.encode_text(read_text(FLAGS.text_file))
+    if TEXT_FILE.value:
+        ids = chat.encode_text(read_text(TEXT_FILE.value))
         if not ids:
-            raise InputError(f"--text_file={FLAGS.text_file} holds no token; give a text")
+            raise InputError(f"--text_file={TEXT_FILE.value} holds no token; give a text")
         return ids
-    return chat.encode_dialogue(read_dialogue(FLAGS.chat_file))
+    return chat.encode_dialogue(read_dialogue(CHAT_FILE.value))
 
 
 def read_text(path: str) -> str:
@@ -123,4 +132,4 @@ def perplexity(total: float, tokens: int) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, FLAGS)

@@ -20,8 +20,6 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from experiments import app
-from experiments import flags as shared
 from w4s_jax.executor.prices import SIMULATED_PRICE
 from w4s_jax.executor.simulator import SimulatedBackend
 from w4s_jax.executor.simulator.server import FaultKind, ServerOptions, serve
@@ -29,7 +27,8 @@ from w4s_jax.run.config import SIMULATE_OPTIONS, RunConfig
 from w4s_jax.run.tasks import load_tasks, task_names
 from w4s_jax.types import InputError
 
-FLAGS = flags.FLAGS
+from . import app
+from .flags import Flags
 
 _AS_GIVEN = (
     *("task", "eval_task", "data_dir", "data_revision", "split_seed", "split_sizes", "train_size", "validation_size"),
@@ -38,14 +37,34 @@ _AS_GIVEN = (
 """Flags that decide the questions: the client's run has to have the same."""
 
 _DEFAULTS = ServerOptions()
-TASKS = shared.define(RunConfig(), SIMULATE_OPTIONS)
-flags.DEFINE_integer("port", 0, "Port on 127.0.0.1 (0: a free one).", lower_bound=0, upper_bound=65_535)
-flags.DEFINE_float("latency_scale", _DEFAULTS.latency_scale, "Seconds slept a simulated second.", lower_bound=0.0)
-flags.DEFINE_float("latency_sigma", _DEFAULTS.latency_sigma, "Log-normal spread of the latency.", lower_bound=0.0)
-flags.DEFINE_list("faults", [], f"KIND=PROBABILITY,… of an attempt; kinds: {', '.join(FaultKind)}.")
-flags.DEFINE_integer("fault_seed", _DEFAULTS.fault_seed, "Seed of the faults.")
-flags.DEFINE_float("retry_after", _DEFAULTS.retry_after, "Seconds that a 429 asks to wait.", lower_bound=0.0)
-flags.DEFINE_list("unsupported", [], "Parameters refused with a 400, e.g. temperature,n.")
+FLAGS = Flags(RunConfig(), SIMULATE_OPTIONS)
+PORT = flags.DEFINE_integer(
+    "port", 0, "Port on 127.0.0.1 (0: a free one).", lower_bound=0, upper_bound=65_535, flag_values=FLAGS.values
+)
+LATENCY_SCALE = flags.DEFINE_float(
+    "latency_scale",
+    _DEFAULTS.latency_scale,
+    "Seconds slept a simulated second.",
+    lower_bound=0.0,
+    flag_values=FLAGS.values,
+)
+LATENCY_SIGMA = flags.DEFINE_float(
+    "latency_sigma",
+    _DEFAULTS.latency_sigma,
+    "Log-normal spread of the latency.",
+    lower_bound=0.0,
+    flag_values=FLAGS.values,
+)
+FAULTS = flags.DEFINE_list(
+    "faults", [], f"KIND=PROBABILITY,… of an attempt; kinds: {', '.join(FaultKind)}.", flag_values=FLAGS.values
+)
+FAULT_SEED = flags.DEFINE_integer("fault_seed", _DEFAULTS.fault_seed, "Seed of the faults.", flag_values=FLAGS.values)
+RETRY_AFTER = flags.DEFINE_float(
+    "retry_after", _DEFAULTS.retry_after, "Seconds that a 429 asks to wait.", lower_bound=0.0, flag_values=FLAGS.values
+)
+UNSUPPORTED = flags.DEFINE_list(
+    "unsupported", [], "Parameters refused with a 400, e.g. temperature,n.", flag_values=FLAGS.values
+)
 
 
 def read_faults(entries: Sequence[str]) -> dict[FaultKind, float]:
@@ -76,7 +95,7 @@ def client_flags(url: str, model: str) -> list[str]:
     return [
         f"--executor=openai --executor_base_url={url} --executor_model={model}",
         f"--executor_prices={shlex.quote(json.dumps({model: prices}))} --budget_usd=1",
-        " ".join(shlex.quote(FLAGS[name].serialize()) for name in _AS_GIVEN if FLAGS[name].present),
+        " ".join(shlex.quote(FLAGS.values[name].serialize()) for name in _AS_GIVEN if FLAGS.values[name].present),
     ]
 
 
@@ -90,18 +109,18 @@ async def simulate() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.put_nowait, 128 + number)
     options = ServerOptions(
-        latency_scale=FLAGS.latency_scale,
-        latency_sigma=FLAGS.latency_sigma,
-        faults=read_faults(FLAGS.faults),
-        fault_seed=FLAGS.fault_seed,
-        retry_after=FLAGS.retry_after,
-        unsupported=frozenset(FLAGS.unsupported),
+        latency_scale=LATENCY_SCALE.value,
+        latency_sigma=LATENCY_SIGMA.value,
+        faults=read_faults(FAULTS.value),
+        fault_seed=FAULT_SEED.value,
+        retry_after=RETRY_AFTER.value,
+        unsupported=frozenset(UNSUPPORTED.value),
     )
-    config = TASKS.config().tasks
+    config = FLAGS.config().tasks
     tasks = load_tasks(config, itertools.chain(*task_names(config)))
     backend = SimulatedBackend(tasks=tasks.values())
     try:
-        async with serve(backend, FLAGS.port, options) as url:
+        async with serve(backend, PORT.value, options) as url:
             command = ["python -m experiments.rlao", *filter(None, client_flags(url, backend.model))]
             print(f"simulated executor at {url}: knows {len(backend)} questions of {', '.join(tasks)}\n")
             print(" \\\n    ".join(command) + "\n")
@@ -114,14 +133,13 @@ async def simulate() -> int:
             )
             return await stopped.get()
     except OSError as error:
-        raise InputError(f"--port={FLAGS.port} cannot be had ({error.strerror}); give another, or 0 for any") from None
+        raise InputError(f"--port={PORT.value} cannot be had ({error.strerror}); give another, or 0 for any") from None
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Serves until Ctrl-C."""
-    del argv
     sys.exit(asyncio.run(simulate()))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, FLAGS)

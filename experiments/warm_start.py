@@ -20,13 +20,13 @@ import jax
 from absl import flags
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from experiments import app
 from w4s_jax.policy.chat import Chat
 from w4s_jax.policy.config import ModelConfig
 from w4s_jax.policy.hf import save_checkpoint
 from w4s_jax.policy.sharding import make_mesh
 from w4s_jax.policy.transformer import Transformer, init_variables
 from w4s_jax.prompts import CompactTemplate
+from w4s_jax.run.config import RunConfig
 from w4s_jax.run.progress import Progress
 from w4s_jax.tasks.toy import FAMILIES, SEEN
 from w4s_jax.training.learner import Learner, LearnerConfig
@@ -36,16 +36,26 @@ from w4s_jax.training.weights import BestAction
 from w4s_jax.types import Candidate, CandidateStatus, InputError, Message, Trajectory, Turn
 from w4s_jax.workflows.dialogues import DialogueMix, Subject, dialogue
 
+from . import app
+from .flags import Flags
+
 PyTree = Any
 
-_OUTPUT = flags.DEFINE_string("output_dir", "", "Folder that the checkpoint is written to.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of dialogues and parameters.")
-_STEPS = flags.DEFINE_integer("steps", 400, "Optimiser steps.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("dialogues_per_step", 32, "Dialogues in one step.", lower_bound=1)
-_RATE = flags.DEFINE_float("learning_rate", 3e-3, "Peak learning rate; a cosine takes it to a tenth.")
-_VOCAB = flags.DEFINE_integer("vocab_size", 1024, "Entries of the tokenizer.", lower_bound=300)
-_LAYERS = flags.DEFINE_integer("num_layers", 4, "Layers.", lower_bound=1)
-_WIDTH = flags.DEFINE_integer("embed_dim", 128, "Width; heads are 32 wide.", lower_bound=32)
+FLAGS = Flags(RunConfig(), ())
+_OUTPUT = flags.DEFINE_string("output_dir", "", "Folder that the checkpoint is written to.", flag_values=FLAGS.values)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of dialogues and parameters.", flag_values=FLAGS.values)
+_STEPS = flags.DEFINE_integer("steps", 400, "Optimiser steps.", lower_bound=1, flag_values=FLAGS.values)
+_BATCH = flags.DEFINE_integer(
+    "dialogues_per_step", 32, "Dialogues in one step.", lower_bound=1, flag_values=FLAGS.values
+)
+_RATE = flags.DEFINE_float(
+    "learning_rate", 3e-3, "Peak learning rate; a cosine takes it to a tenth.", flag_values=FLAGS.values
+)
+_VOCAB = flags.DEFINE_integer(
+    "vocab_size", 1024, "Entries of the tokenizer.", lower_bound=300, flag_values=FLAGS.values
+)
+_LAYERS = flags.DEFINE_integer("num_layers", 4, "Layers.", lower_bound=1, flag_values=FLAGS.values)
+_WIDTH = flags.DEFINE_integer("embed_dim", 128, "Width; heads are 32 wide.", lower_bound=32, flag_values=FLAGS.values)
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
@@ -180,9 +190,8 @@ def train(chat: Chat, config: ModelConfig) -> PyTree:
     return learner.state.params["params"]
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Draws, trains, exports."""
-    del argv
     if not _OUTPUT.value:
         raise InputError("--output_dir is empty; give the folder to write the checkpoint to")
     output = Path(_OUTPUT.value)
@@ -200,4 +209,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, FLAGS)

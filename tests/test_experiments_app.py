@@ -10,11 +10,10 @@ from benchmarks.kill_and_resume import ROOT
 
 PROGRAM = """
 import asyncio
-from absl import flags
 from experiments import app
+from experiments.flags import Flags
 from w4s_jax import types
-
-flags.DEFINE_string("run_dir", "", "")
+from w4s_jax.run.config import RunConfig
 
 async def work():
     try:
@@ -23,10 +22,10 @@ async def work():
     finally:
         print("saved", flush=True)
 
-def main(argv):
+def main():
     {body}
 
-app.run(main)
+app.run(main, Flags(RunConfig(), {{"run_dir"}}))
 """
 
 
@@ -48,7 +47,7 @@ def start(body, *arguments):
         ("BudgetExceededError", 3),
     ],
 )
-def test_an_error_of_the_house_is_one_line_and_a_code(error, code):
+def test_an_error_of_the_library_is_one_line_and_a_code(error, code):
     process = start(f"raise types.{error}('the thing=7\\nis wrong')")
     out, err = process.communicate(timeout=60)
     assert process.returncode == code

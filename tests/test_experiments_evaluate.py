@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from commands import run_command
 from rlao_runs import one_line
 
 from benchmarks.kill_and_resume import ROOT, Command, ended
@@ -45,14 +46,14 @@ def command(tmp_path):
 
 
 @pytest.fixture
-def evaluate(command, workflow, tmp_path):
+def evaluate(workflow, tmp_path):
     """Runs the command on 30 items; returns what ended and the JSON that it wrote, if it wrote one."""
 
     def run(*flags, run_dir="run"):
         out = tmp_path / "out.json"
         out.unlink(missing_ok=True)
-        done = command.python_to_end(
-            *("-m", "experiments.evaluate", "--task=toy_units", f"--workflow={workflow}", "--validation_size=30"),
+        done = run_command(
+            *("evaluate", "--task=toy_units", f"--workflow={workflow}", "--validation_size=30"),
             *(f"--run_dir={tmp_path / run_dir}", f"--json_out={out}", "--sandbox_packages=", *flags),
         )
         return done, json.loads(out.read_text()) if out.exists() else None
@@ -211,8 +212,11 @@ def test_where_nothing_was_evaluated_there_is_no_accuracy(evaluate):
     assert "accuracy" not in done.stdout
 
 
-def test_the_result_goes_into_a_pipe_and_never_over_a_device_or_the_run(evaluate, tmp_path):
-    done, _ = evaluate("--limit=1", "--json_out=/dev/stdout")
+def test_the_result_goes_into_a_pipe_and_never_over_a_device_or_the_run(command, workflow, evaluate, tmp_path):
+    done = command.python_to_end(
+        *("-m", "experiments.evaluate", "--task=toy_units", f"--workflow={workflow}", "--validation_size=30"),
+        *(f"--run_dir={tmp_path / 'run'}", "--sandbox_packages=", "--limit=1", "--json_out=/dev/stdout"),
+    )
     assert '"schema_version": 1' in done.stdout
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

@@ -4,15 +4,14 @@ import asyncio
 import json
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import run_command
 from fakes import FakeServer, completion, refusal
 from rlao_runs import one_line, records
 
-from benchmarks.kill_and_resume import ROOT, Command, stopped_when, turns_stored
+from benchmarks.kill_and_resume import Command, stopped_when, turns_stored
 from w4s_jax.executor.ledger import CallStore
 from w4s_jax.executor.simulator import SimulatedBackend
 from w4s_jax.executor.simulator.server import serve
@@ -37,9 +36,9 @@ def optimize(tmp_path):
     """Runs the command; returns what ended and its summary, if it wrote one."""
     command = Command(tmp_path / "no_agent", tmp_path / "compiled")
 
-    def run(*flags, run_dir="run", without_jax=False):
-        start = ("-c", WITHOUT_JAX) if without_jax else ("-m", "experiments.optimize")
-        done = command.python_to_end(*start, f"--run_dir={tmp_path / run_dir}", *SMALL, *flags)
+    def run(*flags, run_dir="run", apart=()):
+        arguments = (f"--run_dir={tmp_path / run_dir}", *SMALL, *flags)
+        done = command.python_to_end(*apart, *arguments) if apart else run_command("optimize", *arguments)
         path = tmp_path / run_dir / "summary.json"
         return done, json.loads(path.read_text()) if path.exists() else None
 
@@ -89,11 +88,10 @@ def test_the_default_finds_a_workflow_and_goes_on_where_it_ended(optimize, tmp_p
     best = tmp_path / "run" / "workflows" / "best.py"
     assert second["best_workflow"] == str(best)
     assert load_workflow_file(best).code == load_workflow_file(tmp_path / "run" / "workflows" / "toy_units.py").code
-    checked = subprocess.run(
-        [sys.executable, "-m", "experiments.evaluate", "--task=toy_units", f"--workflow={best}", "--validation_size=10",
-         f"--run_dir={tmp_path / 'check'}", f"--json_out={tmp_path / 'check.json'}", "--sandbox_packages="],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    checked = run_command(
+        *("evaluate", "--task=toy_units", f"--workflow={best}", "--validation_size=10", "--sandbox_packages="),
+        *(f"--run_dir={tmp_path / 'check'}", f"--json_out={tmp_path / 'check.json'}"),
+    )
     assert checked.returncode == 0, checked.stderr
     found = json.loads((tmp_path / "check.json").read_text())
     assert found["accuracy"] == second["searches"]["toy_units"]["best"]["validation_accuracy"]
@@ -120,9 +118,9 @@ def test_a_search_that_is_stopped_leaves_its_best_and_ends_as_if_it_never_was(op
     kept = json.loads((tmp_path / "run" / "summary.json").read_text())["searches"]["toy_units"]
     assert kept["stopped_by"] is None
     assert (tmp_path / "run" / "workflows" / "best.py").exists()
-    done, resumed = optimize("--num_turns=4")
+    done, resumed = optimize("--num_turns=4", apart=("-m", "experiments.optimize"))
     assert done.returncode == 0, done.stderr
-    _, whole = optimize("--num_turns=4", run_dir="whole")
+    _, whole = optimize("--num_turns=4", run_dir="whole", apart=("-m", "experiments.optimize"))
     for summary in (resumed, whole):
         summary["searches"]["toy_units"].pop("file")
     assert resumed["searches"] == whole["searches"]
@@ -138,7 +136,9 @@ def test_a_search_that_is_stopped_leaves_its_best_and_ends_as_if_it_never_was(op
 async def test_a_model_behind_an_api_needs_no_jax_and_its_turns_train_one(optimize, tmp_path):
     async with FakeServer(writer) as server:
         flags = ("--meta_agent=api:writer", f"--meta_agent_base_url={server.base_url}", "--budget_usd=1", PRICE)
-        done, summary = await asyncio.to_thread(optimize, *flags, "--num_turns=3", "--patience=2", without_jax=True)
+        done, summary = await asyncio.to_thread(
+            optimize, *flags, "--num_turns=3", "--patience=2", apart=("-c", WITHOUT_JAX)
+        )
     assert done.returncode == 0, done.stderr
     search = summary["searches"]["toy_units"]
     # Both survivors of both turns are one workflow: a better one can come in the first turn alone.

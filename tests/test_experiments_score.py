@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from commands import run_command
 from transformers import AutoTokenizer
 
 from benchmarks.kill_and_resume import ROOT
@@ -56,7 +57,7 @@ def test_a_dialogue_is_rendered_by_the_template_and_its_text_opens_no_turn(tmp_p
 )
 def test_bad_input_is_one_line(tmp_path, content, flag, said):
     (tmp_path / "given").write_text(content)
-    done = score("--model=tiny", f"--{flag}={tmp_path / 'given'}")
+    done = run_command("score", "--model=tiny", f"--{flag}={tmp_path / 'given'}")
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
@@ -64,6 +65,6 @@ def test_bad_input_is_one_line(tmp_path, content, flag, said):
 
 def test_a_model_that_is_not_there_is_named_by_its_flag(tmp_path):
     (tmp_path / "text").write_text("x")
-    done = score("--model=/nowhere/at/all", f"--text_file={tmp_path / 'text'}")
+    done = run_command("score", "--model=/nowhere/at/all", f"--text_file={tmp_path / 'text'}")
     assert done.returncode == 2
     assert done.stderr.startswith("error: --model=/nowhere/at/all is neither")

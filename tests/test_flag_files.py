@@ -3,9 +3,10 @@
 import re
 
 import pytest
+from commands import run_command
 from small_benchmarks import write_small_benchmarks
 
-from benchmarks.kill_and_resume import ROOT, Command
+from benchmarks.kill_and_resume import ROOT
 
 FILES = sorted((ROOT / "experiments" / "flags").glob("*.flags"))
 PAPERS = [path for path in FILES if path.name != "quickstart.flags"]
@@ -37,13 +38,12 @@ def test_a_file_says_what_it_reproduces_and_that_nobody_ran_it(path):
     assert about < cap < 10 * about
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
 def test_a_file_is_taken_by_its_command(path, tmp_path):
     module = re.search(r"python -m (experiments\.\w+) --flagfile=experiments/flags/" + path.name, head(path))[1]
-    done = Command(tmp_path / "no_agent", tmp_path / "compiled").python_to_end(
-        *("-m", module, f"--flagfile={path}", f"--data_dir={write_small_benchmarks(tmp_path / 'data')}", "--dry_run"),
-        *("--validation_size=4", "--test_size=4"),
+    done = run_command(
+        *(module.removeprefix("experiments."), f"--flagfile={path}", "--dry_run"),
+        *(f"--data_dir={write_small_benchmarks(tmp_path / 'data')}", "--validation_size=4", "--test_size=4"),
     )
     assert done.returncode == 0, done.stderr
     assert "Worst case" in done.stdout

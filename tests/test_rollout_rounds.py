@@ -98,7 +98,9 @@ async def test_a_finished_trajectory_is_handed_on_while_later_ones_still_run(tmp
     evaluator, collector = make(Gated(lively))
     search_tasks = {name: await open_search_task(evaluator, FakeTask(name=name)) for name in ("a", "b")}
     with TrajectoryStore(tmp_path / "t.jsonl") as store:
-        async with contextlib.aclosing(collect_round(collector, make_plan(4), search_tasks, store, in_flight=8)) as rounds:
+        async with contextlib.aclosing(
+            collect_round(collector, make_plan(4), search_tasks, store, in_flight=8)
+        ) as rounds:
             assert (await asyncio.wait_for(anext(rounds), 5)).index == 0
             gate.set()
             assert [t.index async for t in rounds] == [1, 2, 3]
@@ -213,7 +215,9 @@ async def test_leaving_the_loop_early_leaves_nothing_running(tmp_path):
     search_tasks = {name: await open_search_task(evaluator, FakeTask(name=name)) for name in ("a", "b")}
     others = asyncio.all_tasks()
     with TrajectoryStore(tmp_path / "t.jsonl") as store:
-        async with contextlib.aclosing(collect_round(collector, make_plan(), search_tasks, store, in_flight=8)) as rounds:
+        async with contextlib.aclosing(
+            collect_round(collector, make_plan(), search_tasks, store, in_flight=8)
+        ) as rounds:
             async for _ in rounds:
                 break
     assert asyncio.all_tasks() == others

@@ -69,7 +69,7 @@ class EvaluationOptions:
     cpu_seconds: float = 30.0
     memory_bytes: int = 1 << 30
     max_completion_tokens: int | None = None
-    """Most completion tokens a choice; a workflow can ask for fewer. None leaves it to the workflow and the executor."""
+    """Most completion tokens a choice; a workflow can ask for fewer. None leaves it to the executor."""
     max_answer_characters: int = 100_000
     """A longer answer is wrong without being graded."""
     kept_characters: int = 2_000
