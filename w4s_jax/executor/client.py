@@ -26,6 +26,7 @@ import aiohttp
 import httpx2
 import openai
 
+from w4s_jax.errors import one_line
 from w4s_jax.executor.base import (
     AuthFault,
     BadRequestFault,
@@ -131,7 +132,7 @@ class OpenAIBackend:
         except openai.APIConnectionError as error:
             raise _connection_fault(error) from error
         except aiohttp.ClientError as error:
-            raise ConnectionCutFault(_one_line(str(error) or type(error).__name__)) from error
+            raise ConnectionCutFault(one_line(str(error) or type(error).__name__)) from error
         except openai.APIStatusError as error:
             self._raise_status(error, payload)
         reply = parse_reply(response.content, request)
@@ -206,7 +207,7 @@ def _connection_fault(error: openai.APIConnectionError) -> Fault:
     causes: list[BaseException] = [error]
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
-    message = _one_line(f"{type(causes[-1]).__name__}: {causes[-1]}")
+    message = one_line(f"{type(causes[-1]).__name__}: {causes[-1]}")
     if any(isinstance(cause, httpx2.DecodingError) for cause in causes):
         return BrokenBodyFault(message)
     if any(isinstance(cause, (aiohttp.ClientConnectorError, httpx2.ConnectError)) for cause in causes):
@@ -250,12 +251,7 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
 
 def _error_message(error: openai.APIStatusError) -> str:
     told = error.body.get("message") if isinstance(error.body, Mapping) else error.body
-    return _one_line(f"HTTP {error.status_code}: {told or error.message}")
-
-
-def _one_line(text: str, limit: int = 400) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    return one_line(f"HTTP {error.status_code}: {told or error.message}")
 
 
 # --- bodies -------------------------------------------------------------------
@@ -276,7 +272,7 @@ def parse_reply(body: bytes, request: ChatRequest) -> ChatReply:
         record = json.loads(body)
         choices = [_choice(choice) for choice in record["choices"]][: request.n]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BrokenBodyFault(f"not a chat completion: {_one_line(body[:200].decode(errors='replace'))!r}") from error
+        raise BrokenBodyFault(f"not a chat completion: {one_line(body[:200].decode(errors='replace'))!r}") from error
     texts, reasons = tuple(text for text, _ in choices), tuple(reason for _, reason in choices)
     usage = _usage(record.get("usage"), request, texts)
     if not choices or any(not text and reason not in _ENDED_EARLY for text, reason in choices):

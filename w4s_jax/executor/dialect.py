@@ -11,13 +11,12 @@ that takes no temperature samples at its own.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from w4s_jax.sandbox.child.parsing import json_object
 from w4s_jax.types import ChatRequest
 
 _LENGTH_NAMES = ("max_tokens", "max_completion_tokens")
@@ -132,8 +131,6 @@ _TEXT_AT_FAULT_WORDS = (
     "content management policy",
     "invalid_prompt",
 )
-_BACKSLASH = re.compile(r'\\([\\"/n]|u[0-9a-fA-F]{4}|[bfrt](?![a-zA-Z]))|\\')
-"""A backslash; group 1 where it opens an escape of JSON and no LaTeX word; as in `sandbox/child/parsing.py`."""
 
 
 def text_at_fault(status: int, code: str | None, parameter: str | None, message: str) -> bool:
@@ -151,9 +148,5 @@ def text_at_fault(status: int, code: str | None, parameter: str | None, message:
 
 
 def holds_object(text: str) -> bool:
-    """Whether the outermost braces hold an object, as they are or with LaTeX's backslashes kept: as the agent reads."""
-    body = text[text.find("{") : text.rfind("}") + 1]
-    for candidate in (body, _BACKSLASH.sub(lambda found: found[0] if found[1] else r"\\", body)):
-        with contextlib.suppress(ValueError, RecursionError):
-            return isinstance(json.loads(candidate, strict=False), dict)
-    return False
+    """Whether a workflow can read a JSON object out of a reply: by the agent's own reading of it."""
+    return json_object(text) is not None

@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from w4s_jax.errors import named_errors
 from w4s_jax.executor.budget import Spent
 from w4s_jax.types import StoreError
 
@@ -388,14 +389,13 @@ class CallStore:
                 with contextlib.suppress(sqlite3.Error):
                     self._writer.execute("ROLLBACK")
 
-    @contextlib.contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StoreError(
+    def _named_errors(self) -> contextlib.AbstractContextManager[None]:
+        return named_errors(
+            lambda error: StoreError(
                 f"{self.path}: {error}; free space on its disk or make it writable, then run the same command again"
-            ) from error
+            ),
+            sqlite3.Error,
+        )
 
 
 def _wake(futures: Sequence[asyncio.Future[None]], error: str | None) -> None:

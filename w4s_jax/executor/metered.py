@@ -23,6 +23,7 @@ import time
 from types import TracebackType
 from typing import NoReturn, Self
 
+from w4s_jax.concurrency import Flight, SingleFlight, finish_all
 from w4s_jax.executor.base import (
     Backend,
     EmptyReplyFault,
@@ -92,18 +93,6 @@ class MeteredOptions:
             raise InputError(f"largest_n={self.largest_n} is too high; give a number < {MAX_PARTS}")
 
 
-class _Flight:
-    """One call on its way, with everyone who waits for it."""
-
-    __slots__ = ("sent", "task", "waiters")
-
-    def __init__(self) -> None:
-        self.task: asyncio.Task[ChatReply]
-        self.waiters = 0
-        self.sent = False
-        """An attempt may have reached the model."""
-
-
 class _History:
     """The attempts of one call: how they failed, and what they brought all the same."""
 
@@ -162,7 +151,7 @@ class MeteredExecutor:
         """Puts the parts together.
 
         Args:
-            backend: the door to the model.
+            backend: the model's client.
             store: ledger and cache; may be shared with other executors of this process.
             budget: caps; made with `spent=store.spent`, and shared by all that share its caps.
             prices: by model.
@@ -190,7 +179,7 @@ class MeteredExecutor:
         )
         self._sleep = sleep
         self._slots = asyncio.Semaphore(options.concurrency)
-        self._flights: dict[str, _Flight] = {}
+        self._flights = SingleFlight[str, ChatReply]()
         self._one_by_one = False
         self._told: set[str] = set()
 
@@ -204,13 +193,7 @@ class MeteredExecutor:
 
     async def close(self) -> None:
         """Lets what was sent arrive, for a while, ends the rest, which stays booked in full, and closes the backend."""
-        sent = [flight.task for flight in self._flights.values() if flight.sent]
-        if sent:
-            await asyncio.wait(sent, timeout=self._options.drain_seconds)
-        tasks = [flight.task for flight in self._flights.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._flights.close(self._options.drain_seconds)
         await self._backend.close()
 
     async def complete(self, request: ChatRequest, context: CallContext) -> ChatReply:
@@ -227,17 +210,15 @@ class MeteredExecutor:
             StoreError: the ledger cannot be read or written.
         """
         request, key = self._checked(request, context)
-        flight = self._flights.get(key)
+        flight = self._flights.find(key)
         if flight is not None:
             self._store.count_hit()
-            return dataclasses.replace(await self._join(key, flight), from_cache=True)
+            return dataclasses.replace(await self._flights.join(flight), from_cache=True)
         kept = self._store.reply(key)
         if kept is not None:
             return decode_reply(kept)
-        flight = self._flights[key] = _Flight()
-        flight.task = asyncio.create_task(self._fly(flight, request, context, key))
-        flight.task.add_done_callback(lambda task: self._land(key, flight))
-        return await self._join(key, flight)
+        flight = self._flights.start(key, lambda flight: self._fly(flight, request, context, key))
+        return await self._flights.join(flight)
 
     def _checked(self, request: ChatRequest, context: CallContext) -> tuple[ChatRequest, str]:
         if request.model != self.model:
@@ -260,24 +241,7 @@ class MeteredExecutor:
 
     # --- flights ----------------------------------------------------------------
 
-    async def _join(self, key: str, flight: _Flight) -> ChatReply:
-        """Waits for a flight; the last one to give up ends it, unless it was sent."""
-        flight.waiters += 1
-        try:
-            return await asyncio.shield(flight.task)
-        finally:
-            flight.waiters -= 1
-            if not flight.waiters and not flight.sent and not flight.task.done():
-                self._flights.pop(key, None)
-                flight.task.cancel()
-
-    def _land(self, key: str, flight: _Flight) -> None:
-        if self._flights.get(key) is flight:
-            del self._flights[key]
-        if not flight.task.cancelled():
-            flight.task.exception()  # looked at, so that nothing is logged where nobody waits any more
-
-    async def _fly(self, flight: _Flight, request: ChatRequest, context: CallContext, key: str) -> ChatReply:
+    async def _fly(self, flight: Flight[ChatReply], request: ChatRequest, context: CallContext, key: str) -> ChatReply:
         """Attempts until there is a reply, or no hope, or no patience; what was paid is delivered before giving up."""
         history = _History(self._options)
         try:
@@ -290,7 +254,7 @@ class MeteredExecutor:
             return spare
 
     async def _persist(
-        self, flight: _Flight, request: ChatRequest, context: CallContext, key: str, history: _History
+        self, flight: Flight[ChatReply], request: ChatRequest, context: CallContext, key: str, history: _History
     ) -> ChatReply:
         while True:
             if self._one_by_one and request.n > 1:
@@ -313,7 +277,7 @@ class MeteredExecutor:
                 await self._wait(flight, key, history.patience, fault)
                 history.attempt += 1
 
-    async def _wait(self, flight: _Flight, key: str, patience: int, fault: Fault) -> None:
+    async def _wait(self, flight: Flight[ChatReply], key: str, patience: int, fault: Fault) -> None:
         if not flight.waiters:
             raise asyncio.CancelledError
         options = self._options
@@ -337,15 +301,8 @@ class MeteredExecutor:
     async def _ask_one_by_one(self, request: ChatRequest, context: CallContext) -> ChatReply:
         """One request a choice, each numbered, cached and booked by itself, for a model that does not take `n`."""
         one = dataclasses.replace(request, n=1)
-        parts = await asyncio.gather(
-            *(self.complete(one, part_context(context, request.n, part)) for part in range(request.n)),
-            return_exceptions=True,
-        )
-        replies = []
-        for part in parts:
-            if isinstance(part, BaseException):
-                raise part
-            replies.append(part)
+        parts = [part_context(context, request.n, part) for part in range(request.n)]
+        replies = await finish_all([self.complete(one, part) for part in parts])
         return ChatReply(
             texts=tuple(text for reply in replies for text in reply.texts),
             finish_reasons=tuple(reason for reply in replies for reason in reply.finish_reasons),
@@ -361,7 +318,7 @@ class MeteredExecutor:
     # --- one attempt ------------------------------------------------------------
 
     async def _attempt(
-        self, flight: _Flight, request: ChatRequest, context: CallContext, key: str, *, any_text: bool
+        self, flight: Flight[ChatReply], request: ChatRequest, context: CallContext, key: str, *, any_text: bool
     ) -> ChatReply:
         """Reserves, sends, settles and commits one attempt; `any_text` takes a reply that lacks its JSON.
 
@@ -376,13 +333,13 @@ class MeteredExecutor:
             admission = await self._limiter.admit(cost.tokens)
             with await self._budget.acquire(cost) as reservation:
                 entry = self._entry(context, key, bound, cost)
-                flight.sent = True
+                flight.lands = True  # it may reach the model, and is paid
                 ticket = None if self.simulated else await self._store.begin(entry)
                 try:
                     reply = await self._send(request, context, any_text=any_text)
                 except Fault as fault:
                     self._book_fault(fault, entry, ticket, reservation)
-                    flight.sent = False
+                    flight.lands = False
                     raise
                 except asyncio.CancelledError:
                     self._store.book(entry._replace(outcome="cancelled"), ticket=ticket)

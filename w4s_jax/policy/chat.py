@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from w4s_jax.errors import first_line
 from w4s_jax.types import InputError, Message
 
 _STUB = Message(role="user", content="?")
@@ -79,8 +80,9 @@ class Chat:
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(path))
         except (OSError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise InputError(f"tokenizer={path} cannot be loaded: {reason}; give a folder or a hub id") from error
+            raise InputError(
+                f"tokenizer={path} cannot be loaded: {first_line(error)}; give a folder or a hub id"
+            ) from error
         return cls(tokenizer, name=f"tokenizer={path}")
 
     @property

@@ -8,11 +8,11 @@ in its head makes the browser hold it to that, whatever a model wrote.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
+from w4s_jax.files import write_whole
 from w4s_jax.reports import findings, progress, sections
 from w4s_jax.reports.compare import comparison
 from w4s_jax.reports.markup import Markup, tag
@@ -45,13 +45,9 @@ def write_page(run_dirs: Sequence[Path], output: Path) -> Path:
     if not run_dirs:
         raise InputError("run_dirs is empty; name one run directory or more")
     text = page([read_run(run_dir) for run_dir in run_dirs])
-    partial = output.with_name(f"{output.name}.partial")
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(partial, output)
+        write_whole(output, text)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise StoreError(f"{output}: cannot be written: {error.strerror}; free space or give another path") from error
     return output
 

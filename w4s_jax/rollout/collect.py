@@ -20,10 +20,11 @@ import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 
+from w4s_jax.concurrency import finish_all
 from w4s_jax.mdp import RewardConfig, choose, initial_state, next_state, rewarded
 from w4s_jax.prompts import PromptTemplate
 from w4s_jax.rollout.candidates import CandidateEvaluator, Validation
-from w4s_jax.rollout.evaluate import Evaluator, Progress, finish_all
+from w4s_jax.rollout.evaluate import Evaluator, Progress
 from w4s_jax.rollout.plan import PlannedTrajectory, keyed_choice, keyed_number
 from w4s_jax.tasks.base import make_feedback
 from w4s_jax.types import (

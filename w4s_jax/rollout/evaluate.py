@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
+from w4s_jax.concurrency import finish_all
 from w4s_jax.rollout.answers import bounded, plain_answer
 from w4s_jax.rollout.calls import OURS, ItemCalls
 from w4s_jax.rollout.memo import MemoKey, OutcomeMemo, Remembered
@@ -336,16 +337,3 @@ class _FailureLimit:
         """Raises the failure that ended the evaluation, if one has."""
         if self._last is not None:
             raise self._last
-
-
-async def finish_all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Results of all coroutines, in order.
-
-    Every one runs to its end before the first error, in order, is raised: what is in
-    flight is paid, and is finished. A cancellation cancels all of them.
-    """
-    results = await asyncio.gather(*work, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in results if not isinstance(result, BaseException)]

@@ -10,21 +10,23 @@ file loses time, never money, because every reply of the executor is in its cach
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import dataclasses
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 
+from w4s_jax.concurrency import SingleFlight
+from w4s_jax.errors import named_errors
 from w4s_jax.types import ItemOutcome, ItemStatus, Split, StoreError
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS outcomes_v1 (key TEXT PRIMARY KEY, outcome TEXT NOT NULL, traceback TEXT NOT NULL)"
 )
+
+_UNUSABLE = (sqlite3.Error, OSError, ValueError, TypeError, KeyError)
+"""What a file that is damaged, or no memo, or on a full disk raises."""
 
 
 class MemoKey(NamedTuple):
@@ -76,10 +78,10 @@ class OutcomeMemo:
         """
         self._path = path
         self._known: dict[MemoKey, Remembered] = {}
-        self._flights: dict[MemoKey, asyncio.Task[Remembered]] = {}
+        self._flights = SingleFlight[MemoKey, Remembered]()
         self._db: sqlite3.Connection | None = None
         if path is not None:
-            with self._errors_named():
+            with named_errors(self._unusable, *_UNUSABLE):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
                 self._db.execute("PRAGMA journal_mode=WAL")
@@ -94,7 +96,7 @@ class OutcomeMemo:
         """Returns itself."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         """Closes the file."""
         self.close()
 
@@ -105,16 +107,11 @@ class OutcomeMemo:
             StoreError: the file cannot be read or written.
             Exception: whatever `run` raises, to all who wait for it; nothing is remembered then.
         """
-        while True:
-            known = self.get(key)
-            if known is not None:
-                return known
-            flight = self._flights.get(key)
-            if flight is None:
-                return await self._start(key, run)
-            await asyncio.wait([flight])
-            if not flight.cancelled():  # a cancelled flight says nothing: one of those who waited takes over
-                return flight.result()
+        known = self.get(key)
+        if known is not None:
+            return known
+        flight = self._flights.find(key) or self._flights.start(key, lambda _: self._fly(key, run))
+        return await self._flights.join(flight)
 
     def get(self, key: MemoKey) -> Remembered | None:
         """The remembered outcome, or None."""
@@ -131,13 +128,6 @@ class OutcomeMemo:
             self._db.close()
             self._db = None
 
-    def _start(self, key: MemoKey, run: Run) -> asyncio.Task[Remembered]:
-        """A new flight; whoever starts it awaits it, so cancelling the one cancels the other."""
-        flight = asyncio.create_task(self._fly(key, run))
-        self._flights[key] = flight
-        flight.add_done_callback(lambda _: self._flights.pop(key))  # before any waiter wakes: it was added first
-        return flight
-
     async def _fly(self, key: MemoKey, run: Run) -> Remembered:
         remembered = await run()
         self._write(key, remembered)
@@ -145,13 +135,13 @@ class OutcomeMemo:
 
     def _read(self, key: MemoKey) -> Remembered | None:
         assert self._db is not None
-        with self._errors_named():
+        with named_errors(self._unusable, *_UNUSABLE):
             row = self._db.execute(
                 "SELECT outcome, traceback FROM outcomes_v1 WHERE key = ?", (json.dumps(key),)
             ).fetchone()
         if row is None:
             return None
-        with self._errors_named():
+        with named_errors(self._unusable, *_UNUSABLE):
             fields = json.loads(row[0])
             fields["status"] = ItemStatus(fields["status"])
             return Remembered(ItemOutcome(**fields), json.loads(row[1]))
@@ -161,15 +151,11 @@ class OutcomeMemo:
         if self._db is None:
             return
         row = (json.dumps(key), json.dumps(dataclasses.asdict(remembered.outcome)), json.dumps(remembered.traceback))
-        with self._errors_named():
+        with named_errors(self._unusable, *_UNUSABLE):
             self._db.execute("INSERT OR IGNORE INTO outcomes_v1 VALUES (?, ?, ?)", row)
 
-    @contextlib.contextmanager
-    def _errors_named(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError, ValueError, TypeError, KeyError) as error:
-            raise StoreError(
-                f"{self._path}: cannot be used as a memo of outcomes ({error}); remove the file, or free disk space, "
-                "and run the same command again: replies are in the executor's cache"
-            ) from error
+    def _unusable(self, error: Exception) -> StoreError:
+        return StoreError(
+            f"{self._path}: cannot be used as a memo of outcomes ({error}); remove the file, or free disk space, "
+            "and run the same command again: replies are in the executor's cache"
+        )

@@ -10,15 +10,15 @@ their own, which appear whole or not at all and never change, and reads the othe
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from etils import epath
 
+from w4s_jax.files import write_whole
 from w4s_jax.rollout.records import decode_turn, encode_turn
-from w4s_jax.rollout.store import TrajectoryStore
+from w4s_jax.rollout.store import TrajectoryStore, named_store_errors
 from w4s_jax.types import StoreError, Trajectory, Turn, TurnKey
 
 _SUFFIX = ".jsonl"
@@ -43,7 +43,7 @@ class SegmentStore:
         """
         self._folder = epath.Path(folder)
         self._turns: dict[TurnKey, Turn] = {}
-        with self._named("opened"):
+        with named_store_errors(self._folder, "opened"):
             self._folder.mkdir(parents=True, exist_ok=True)
         self.refresh()
 
@@ -57,7 +57,7 @@ class SegmentStore:
         Raises:
             StoreError: a segment is corrupt or is not what its name says.
         """
-        with self._named("listed"):
+        with named_store_errors(self._folder, "listed"):
             names = sorted(path.name for path in self._folder.iterdir())
         new = 0
         for name in names:
@@ -77,15 +77,15 @@ class SegmentStore:
         """
         key, name = turn.key, turn.key.trajectory_name
         path = self._folder / f"{key.name}{_SUFFIX}"
-        with self._named("read"):
+        with named_store_errors(self._folder, "read"):
             known = key in self._turns or path.exists()
         if known:
             raise StoreError(f"{path}: turn {turn.turn} of {name} is stored already; give each host its own share")
         if turn.turn > 0 and key._replace(turn=turn.turn - 1) not in self._turns:
             raise StoreError(f"{path}: turn {turn.turn} of {name} has no turn {turn.turn - 1} before it")
         line = encode_turn(turn)
-        with self._named("written"):
-            _write_whole(path, line)
+        with named_store_errors(self._folder, "written"):
+            _write_object(path, line)
         self._turns[key] = turn
 
     def finished_turns(self, round_: int, trajectory: int) -> tuple[Turn, ...]:
@@ -129,24 +129,12 @@ class SegmentStore:
 
     def _read(self, name: str, key: TurnKey) -> Turn:
         path = self._folder / name
-        with self._named("read"):
+        with named_store_errors(self._folder, "read"):
             data = path.read_bytes()
         turn = decode_turn(data, f"{path}:1")
         if turn.key != key:
             raise StoreError(f"{path}: holds turn {turn.turn} of {turn.key.trajectory_name}")
         return turn
-
-    @contextlib.contextmanager
-    def _named(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if isinstance(error, StoreError):
-                raise
-            raise StoreError(
-                f"{self._folder}: cannot be {what}: {error.strerror or error}; check the path, its permissions and "
-                "the free space, then run the same command again: finished turns are kept"
-            ) from error
 
 
 class PublishedStore:
@@ -182,22 +170,9 @@ class PublishedStore:
         return self._store.finished_turns(round_, trajectory)
 
 
-def _write_whole(path: epath.Path, data: bytes) -> None:
+def _write_object(path: epath.Path, data: bytes) -> None:
     """Writes a file that appears whole or not at all; an object of a bucket does so by itself."""
     if "://" in os.fspath(path):
         path.write_bytes(data)
         return
-    final = Path(path)
-    half = final.with_name(f".{final.name}.{os.getpid()}")
-    with contextlib.ExitStack() as stack:
-        stack.callback(half.unlink, missing_ok=True)
-        with half.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        half.replace(final)
-    folder = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_whole(Path(path), data)

@@ -16,10 +16,12 @@ import fcntl
 import logging
 import os
 from collections.abc import Container, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 
+from w4s_jax.errors import named_errors
+from w4s_jax.files import sync_folder
 from w4s_jax.rollout.records import decode_turn, encode_turn
 from w4s_jax.types import StoreError, Trajectory, Turn, TurnKey
 
@@ -59,10 +61,10 @@ class TrajectoryStore:
         self._file = -1
         self._failure: StoreError | None = None
         try:
-            with _named(self.path, "opened"):
+            with named_store_errors(self.path, "opened"):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-                _sync_folder(self.path.parent)
+                sync_folder(self.path.parent)
             self._lock()
             self._end = self._recover()
         except StoreError:
@@ -73,7 +75,7 @@ class TrajectoryStore:
         """Returns itself."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         """Closes the file."""
         self.close()
 
@@ -92,7 +94,7 @@ class TrajectoryStore:
         self._admit(turn.key)
         line = encode_turn(turn)
         try:
-            with _named(self.path, "written"):
+            with named_store_errors(self.path, "written"):
                 _write_all(self._file, line, self._end)
                 os.fsync(self._file)
         except StoreError as error:
@@ -146,7 +148,7 @@ class TrajectoryStore:
     def _recover(self) -> int:
         """Reads every record, cuts off a torn last line and returns where the file ends."""
         end = 0
-        with _named(self.path, "read"), open(self.path, "rb") as file:
+        with named_store_errors(self.path, "read"), open(self.path, "rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
                     self.recovered_bytes = len(line)
@@ -157,13 +159,13 @@ class TrajectoryStore:
                 end += len(line)
         if self.recovered_bytes:
             _LOG.warning("%s: cut off a torn last line of %d bytes", self.path, self.recovered_bytes)
-            with _named(self.path, "truncated"):
+            with named_store_errors(self.path, "truncated"):
                 os.ftruncate(self._file, end)
                 os.fsync(self._file)
         return end
 
     def _read(self, place: _Place) -> Turn:
-        with _named(self.path, "read"):
+        with named_store_errors(self.path, "read"):
             line = os.pread(self._file, place.length, place.offset)
         return decode_turn(line, f"{self.path} at byte {place.offset}")
 
@@ -193,7 +195,7 @@ def read_trajectories(paths: Iterable[Path | str]) -> list[Trajectory]:
 def _read_file(path: Path) -> list[Trajectory]:
     path = path / FILE_NAME if path.is_dir() else path
     found: dict[TurnKey, Turn] = {}
-    with _named(path, "read"), open(path, "rb") as file:
+    with named_store_errors(path, "read"), open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 _LOG.warning("%s: left out a torn last line of %d bytes", path, len(line))
@@ -228,23 +230,11 @@ def _write_all(file: int, data: bytes, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes a newly created file outlive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def _named(path: Path, what: str) -> Iterator[None]:
-    try:
-        yield
-    except StoreError:
-        raise
-    except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be {what}: {error.strerror or error}; "
-            "check the path and the free disk space, then run the same command again: finished turns are kept"
-        ) from error
+def named_store_errors(path: object, what: str) -> AbstractContextManager[None]:
+    """Says which store could not be `what` (opened, read, written), and what to do."""
+    return named_errors(
+        lambda error: StoreError(
+            f"{path}: cannot be {what}: {getattr(error, 'strerror', None) or error}; check the path, its permissions "
+            "and the free disk space, then run the same command again: finished turns are kept"
+        )
+    )

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from w4s_jax.concurrency import finish_all
 from w4s_jax.rollout.collect import CollectOptions, Collector, SearchTask, open_search_task
-from w4s_jax.rollout.evaluate import finish_all
 from w4s_jax.run.environment import Environment
 from w4s_jax.run.meta_agent import make_template
 from w4s_jax.run.progress import Progress

@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Collection, Iterator, Mapping
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from w4s_jax.files import write_whole
 from w4s_jax.run.config import RunConfig
 from w4s_jax.run.options import name_and_text, options
 from w4s_jax.types import InputError, StoreError, W4sError
@@ -111,16 +111,9 @@ class RunDirectory:
         Raises:
             StoreError: no space, no permission.
         """
-        partial = path.with_name(path.name + ".partial")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(partial, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
+            write_whole(path, text)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise StoreError(f"cannot write {path}: {error.strerror}; free space or give another path") from None
 
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:

@@ -6,13 +6,13 @@ StepRecord, round statistics → **metrics.jsonl** → report
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tensorboardX import SummaryWriter
 
+from w4s_jax.files import write_whole
 from w4s_jax.training.learner import StepRecord
 from w4s_jax.types import CandidateStatus, StoreError, Trajectory
 
@@ -29,9 +29,7 @@ class MetricsLog:
         self._path = path
         try:
             kept = [line for line in _whole_lines(path) if json.loads(line)["round"] <= keep_rounds]
-            partial = path.with_name(path.name + ".partial")
-            partial.write_text("".join(f"{line}\n" for line in kept))
-            os.replace(partial, path)
+            write_whole(path, "".join(f"{line}\n" for line in kept))
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open for the whole run
         except (OSError, ValueError) as error:
             raise StoreError(f"{path} cannot be used ({error}); remove it or free space") from None

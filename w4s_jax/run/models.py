@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 import w4s_jax.policy
+from w4s_jax.errors import first_line
 from w4s_jax.policy.chat import Chat
 from w4s_jax.policy.config import ModelConfig
 from w4s_jax.policy.generate import GeneratorConfig
@@ -215,9 +216,8 @@ def find_folder(
     try:
         return Path(snapshot_download(spec, allow_patterns=list(patterns)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"--{flag}={spec} is neither a folder nor a model that can be fetched ({reason}); "
+            f"--{flag}={spec} is neither a folder nor a model that can be fetched ({first_line(error)}); "
             "give tiny, a Hugging Face folder or id, a run directory, or api:MODEL for one behind an API"
         ) from None
 

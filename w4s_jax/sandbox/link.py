@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from w4s_jax.errors import named_errors
 from w4s_jax.sandbox.child import frames
 from w4s_jax.sandbox.child.zygote import COMMAND, EXIT, KILL, NOT_FORKED, PAUSE, RESUME, SPAWN, STARTED
 from w4s_jax.sandbox.isolation import Recipe
@@ -159,7 +160,7 @@ class Link:
             UnusableError: it did not start, or a layer did not hold.
             NoRoom: there was no room for another process or descriptor.
         """
-        with self._named_errors(), tempfile.TemporaryFile() as stderr:
+        with named_errors(self._refused), tempfile.TemporaryFile() as stderr:
             process = self._popen(stderr)
             try:
                 told = await self._handshake()
@@ -201,15 +202,11 @@ class Link:
                 raise
         return self._process
 
-    @contextlib.contextmanager
-    def _named_errors(self) -> Iterator[None]:
+    def _refused(self, error: Exception) -> Exception:
         """What the kernel refuses: for want of room, which may pass, or for good."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno in _NO_ROOM:
-                raise NoRoom(str(error)) from None
-            raise UnusableError(f"sandbox {self._recipe.name!r} does not work here: {error}") from None
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            return NoRoom(str(error))
+        return UnusableError(f"sandbox {self._recipe.name!r} does not work here: {error}")
 
     async def _handshake(self) -> dict[str, list[str]] | None:
         """Sends the config; returns the leaks and layers that the zygote found, or None where it died or broke."""

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from w4s_jax.errors import first_line
 from w4s_jax.tasks.base import ItemTask, TaskOptions, variant_parts
 from w4s_jax.tasks.scoring.gaia import GaiaGrader
 from w4s_jax.tasks.source import HubSource, Row, Rows
@@ -197,7 +198,7 @@ def _hub_file(row: Row, name: str, revision: str | None) -> Path:
     try:
         return Path(huggingface_hub.hf_hub_download(_HUB, path, repo_type="dataset", revision=revision))
     except (OSError, ValueError, RuntimeError) as error:
-        problem = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        problem = first_line(error)
         raise InputError(
             f"{row.place}: attached file {path} of {_HUB} is not at hand ({problem}); put the rows and the file into "
             f"DIR/gaia and give --data_dir=DIR, or take gaia:text, or accept its terms at "

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from w4s_jax.errors import first_line
 from w4s_jax.types import InputError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
@@ -162,7 +163,7 @@ class HubSource:
                 )
             at = f" at revision {revision!r}" if revision else ""
             raise InputError(
-                f"data set {self.hub_id} split {split!r}{at} is not at hand ({_line(error)}); {remedy}"
+                f"data set {self.hub_id} split {split!r}{at} is not at hand ({first_line(error)}); {remedy}"
             ) from error
         rows = [Row(place=f"{self.hub_id} {split} row {i}", values=values) for i, values in enumerate(table, 1)]
         return Rows(rows, f"{self.hub_id}@{builder.hash or revision or 'newest'}")
@@ -184,7 +185,7 @@ def read_rows(path: Path) -> list[Row]:
             remedy = f"write it again as CSV, with at most {_LONGEST_CELL:,} characters in a cell"
         elif path.suffix == ".gz" and not isinstance(error, UnicodeDecodeError):
             remedy = "compress it again with gzip"
-        raise InputError(f"data file {path} cannot be read ({_line(error)}); {remedy}") from error
+        raise InputError(f"data file {path} cannot be read ({first_line(error)}); {remedy}") from error
     if not rows:
         raise InputError(f"data file {path} holds no rows; write one a line")
     return rows
@@ -241,7 +242,7 @@ def _read_parquet(path: Path) -> Sequence[Any]:
     try:
         rows: list[Any] = parquet.read_table(path).to_pylist()
     except ArrowInvalid as error:
-        raise InputError(f"data file {path} cannot be read ({_line(error)}); write it again as parquet") from error
+        raise InputError(f"data file {path} cannot be read ({first_line(error)}); write it again as parquet") from error
     return rows
 
 
@@ -253,7 +254,7 @@ def _parse(place: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{place}: no valid JSON ({_line(error)}); write one JSON object a line") from error
+        raise InputError(f"{place}: no valid JSON ({first_line(error)}); write one JSON object a line") from error
     except ValueError as error:  # An integer of more digits than Python reads.
         raise InputError(f"{place}: a whole number has more than 4,300 digits; write it as a text") from error
 
@@ -266,7 +267,3 @@ def _row(place: str, values: Any) -> Row:
 
 def _brief(value: Any) -> str:
     return repr(value)[:60]
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -23,8 +23,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +34,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint.path import step as step_lib
 
+from w4s_jax.errors import first_line, named_errors
 from w4s_jax.policy.sharding import on_host
 from w4s_jax.training.step import TrainState
 from w4s_jax.types import CheckpointError
@@ -154,18 +154,18 @@ class Checkpoints:
                 self._writing = None
                 manager.close()
 
-    @contextlib.contextmanager
-    def _named(self, path: epath.Path) -> Iterator[None]:
+    def _named(self, path: epath.Path) -> contextlib.AbstractContextManager[None]:
         """Says which checkpoint could not be written, and sweeps away its half."""
-        try:
-            yield
-        except (OSError, ValueError) as error:  # TensorStore says ENOSPC, EFBIG and EROFS by a ValueError
+
+        def failed(error: Exception) -> CheckpointError:
             self._writing = None
             self._drop_unfinished()
-            raise CheckpointError(
+            return CheckpointError(
                 f"{path} could not be written, the checkpoints before it are whole; free space or choose another "
-                f"--run_dir: {_first_line(error)}"
-            ) from error
+                f"--run_dir: {_reason(error)}"
+            )
+
+        return named_errors(failed, OSError, ValueError)  # TensorStore says ENOSPC, EFBIG and EROFS by a ValueError
 
     def restore(self, like: TrainState, *, step: int | None = None) -> Restored:
         """Reads the newest checkpoint that is whole, onto the mesh of `like`.
@@ -267,6 +267,10 @@ class Checkpoints:
             )
 
 
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {first_line(error, limit=300)}"
+
+
 class _Unreadable:
     """Keeps the reason why a checkpoint could not be read.
 
@@ -279,10 +283,10 @@ class _Unreadable:
     def __enter__(self) -> _Unreadable:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *exc_info: object) -> bool:
         if error is None or isinstance(error, CheckpointError):
             return False
-        self.reason = _first_line(error)
+        self.reason = _reason(error)
         return kind is Exception or isinstance(error, (OSError, ValueError, KeyError))
 
 
@@ -354,8 +358,3 @@ def _check_same_model(saved: Mapping[str, list[Any]], like: PyTree, path: str) -
                 f"{path} is of another model or optimiser: {name} is {have.get(name, 'absent')} there, "
                 f"{want.get(name, 'absent')} here; use the flags of the run that wrote it"
             )
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:300] if text else ''}"

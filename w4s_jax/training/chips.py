@@ -21,6 +21,7 @@ from types import MappingProxyType
 
 import jax
 
+from w4s_jax.errors import first_line
 from w4s_jax.training import described
 from w4s_jax.types import InputError
 
@@ -183,6 +184,6 @@ class Topology:
             )
         except (RuntimeError, ValueError) as error:
             raise InputError(
-                f"topology={self.name} is refused by libtpu ({str(error).splitlines()[0][:200]}); take one of "
+                f"topology={self.name} is refused by libtpu ({first_line(error)}); take one of "
                 f"{', '.join(SLICES)}, if the shape is the cause"
             ) from None

@@ -28,7 +28,7 @@ _MINUS = re.compile(r"(?<![\w)\]}])\u2212(?=[\d\\])")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 _FENCE = re.compile(r"```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _BAD_ESCAPE = re.compile(r'\\([\\"/n]|u[0-9a-fA-F]{4}|[bfrt](?![a-zA-Z]))|\\')
-"""A backslash; group 1 where it opens an escape of JSON and no LaTeX word; as in `executor/dialect.py`."""
+"""A backslash; group 1 where it opens an escape of JSON and no LaTeX word."""
 _LATEX = re.compile(
     r"\\(\\)|\\(?=(?:"
     r"b(?:ackslash|ar|ecause|egin|eta|etween|f|ig[a-z]*|inom|lack[a-z]*|m|mod|old[a-z]*|ot|owtie|ox[a-z]*|ra|reve|ullet)"
@@ -120,7 +120,7 @@ def missing_note(key: str) -> str:
 
 def parse_json_reply(text: str, keys: Sequence[str]) -> dict[str, Any]:
     """Reads a JSON object out of a reply and fills the missing `keys` with a note."""
-    found = _json_object(text)
+    found = json_object(text)
     reply = dict(found) if found is not None else {}
     for key in keys:
         if key not in reply:
@@ -128,8 +128,8 @@ def parse_json_reply(text: str, keys: Sequence[str]) -> dict[str, Any]:
     return reply
 
 
-def _json_object(text: str) -> dict[str, Any] | None:
-    """The object that is the text, or that its outermost braces hold."""
+def json_object(text: str) -> dict[str, Any] | None:
+    """The object that is the text, or that its outermost braces hold; None where neither is one."""
     start, end = text.find("{"), text.rfind("}")
     candidates = [text]
     if 0 <= start < end:
