@@ -7,7 +7,8 @@ import socket
 import pytest
 from fakes import Answer, FakeServer, ask, completion, here, refusal
 
-from w4s_jax.executor import dialect
+from w4s_jax.executor import adapter
+from w4s_jax.executor.adapter import known_dialect, parameter_not_taken
 from w4s_jax.executor.base import (
     AuthFault,
     BadRequestFault,
@@ -25,7 +26,6 @@ from w4s_jax.executor.base import (
 )
 from w4s_jax.executor.budget import Budget, Caps
 from w4s_jax.executor.client import OpenAIBackend, retry_after_seconds
-from w4s_jax.executor.dialect import known_dialect, parameter_not_taken
 from w4s_jax.executor.ledger import CallStore
 from w4s_jax.executor.metered import MeteredExecutor
 from w4s_jax.executor.prices import Price, PriceTable, usage_bound
@@ -189,7 +189,7 @@ async def test_one_choice_that_can_be_read_is_enough(tmp_path):
     ],
 )
 def test_the_client_can_read_what_the_agent_of_a_workflow_can(text):
-    assert dialect.holds_object(text) is (parsing.json_object(text) is not None)
+    assert adapter.holds_object(text) is (parsing.json_object(text) is not None)
 
 
 async def test_a_model_that_takes_no_json_mode_is_not_held_to_it():

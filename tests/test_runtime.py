@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import signal
 import subprocess
 import sys
 import threading
@@ -101,11 +102,6 @@ async def test_the_clients_of_the_openai_package_work_and_what_a_model_does_not_
 
 
 def test_an_asynchronous_client_serves_a_synchronous_caller(load):
-    class Async(Client):
-        async def create(self, **payload):
-            await asyncio.sleep(0)
-            return super().create(**payload)
-
     assert load(VOTE, client=Async(votes), model="m")("2 + 2?") == "4"
 
 
@@ -226,17 +222,108 @@ async def test_a_closed_workflow_starts_anew_with_the_next_question(load):
 ECHO = "def solver(agent, task):\n    return {'answer': agent.call_llm(task)[0]}\n"
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), StopIteration(), KeyboardInterrupt()], ids=repr)
-def test_what_a_client_raises_ends_its_question_and_no_other(load, error):
-    def fail(payload):
+class Async(Client):
+    """The same, with coroutines."""
+
+    async def create(self, **payload):
+        await asyncio.sleep(0)
+        return super().create(**payload)
+
+
+def raising(error):
+    """Answers every question but the bad one."""
+
+    def answer(payload):
         if payload["messages"][0]["content"] == "bad":
             raise error
         return ["fine"]
 
-    workflow = load(ECHO, client=Client(fail), model="m")
-    with pytest.raises(RuntimeError, match=f"the client raised {type(error).__name__}"):
-        workflow("bad")
+    return answer
+
+
+ENDINGS = [SystemExit(3), KeyboardInterrupt("by hand"), GeneratorExit()]
+"""What ends a thread, a loop or a generator where it is raised."""
+TAKEN_FOR_ANOTHER = [StopIteration(7), StopAsyncIteration(), asyncio.CancelledError()]
+"""What Python takes for an end of iteration, or for a cancellation."""
+
+
+@pytest.mark.parametrize("kind", [Client, Async])
+@pytest.mark.parametrize("error", ENDINGS, ids=repr)
+def test_what_a_client_raises_reaches_the_caller_as_it_is_and_ends_no_other_question(load, error, kind):
+    workflow = load(ECHO, client=kind(raising(error)), model="m")
+    assert workflow("before") == "fine"
+    loop = workflow._sandboxed._running.loop
+    with ThreadPoolExecutor(4) as threads:
+        others = [threads.submit(workflow, f"good {i}") for i in range(4)]
+        with pytest.raises(type(error)) as caught:
+            workflow("bad")
+        assert [other.result(timeout=30) for other in others] == ["fine"] * 4
+    assert caught.value is error
     assert workflow("good") == "fine"
+    assert workflow._sandboxed._running.loop is loop
+
+
+@pytest.mark.parametrize("kind", [Client, Async])
+@pytest.mark.parametrize("error", ENDINGS[:2], ids=repr)
+async def test_it_reaches_who_awaits_the_answer_and_leaves_the_loop_running(load, error, kind):
+    workflow = load(ECHO, client=kind(raising(error)), model="m")
+
+    async def asked(question):
+        try:
+            return await workflow.answer(question)
+        except type(error) as caught:
+            return caught
+
+    assert await asyncio.gather(asked("good"), asked("bad"), asked("also good")) == ["fine", error, "fine"]
+
+
+@pytest.mark.parametrize("kind", [Client, Async])
+@pytest.mark.parametrize("error", TAKEN_FOR_ANOTHER, ids=repr)
+def test_what_would_be_taken_for_an_end_or_a_cancellation_is_said_to_be_the_clients(load, error, kind):
+    workflow = load(ECHO, client=kind(raising(error)), model="m")
+    answers = map(workflow, ["good", "bad", "never asked"])
+    assert next(answers) == "fine"
+    if kind is Async and isinstance(error, StopIteration):  # Python itself turns it into this inside a coroutine
+        message = "coroutine raised StopIteration"
+    else:
+        message = f"the client raised {type(error).__name__}"
+    with pytest.raises(RuntimeError, match=message) as caught:
+        next(answers)  # a StopIteration would have ended the map, and nobody would know
+    assert caught.value.__cause__ is error
+    assert workflow("good") == "fine"
+
+
+def test_the_exit_of_a_client_ends_the_question_even_where_the_workflow_catches_everything(load):
+    stubborn = """
+def solver(agent, task):
+    try:
+        return {"answer": agent.call_llm(task)[0]}
+    except BaseException:
+        return {"answer": "caught"}
+"""
+    with pytest.raises(SystemExit):
+        load(stubborn, client=Client(raising(SystemExit(3))), model="m")("bad")
+
+
+def test_an_interrupted_wait_ends_its_question(load):
+    hang, ended = threading.Event(), threading.Event()
+
+    class Waiting(Client):
+        async def create(self, **payload):
+            self.asked.append(payload)
+            hang.set()
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.set()
+
+    workflow = load(ECHO, client=Waiting(votes), model="m")
+    threading.Thread(
+        target=lambda: (hang.wait(30), signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)), daemon=True
+    ).start()
+    with pytest.raises(KeyboardInterrupt):
+        workflow("?")
+    assert ended.wait(20)
 
 
 def test_a_client_that_hangs_holds_up_neither_the_close_nor_its_question(load):

@@ -15,15 +15,17 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import inspect
+import logging
 import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from w4s_jax.executor.dialect import Dialect, holds_object, known_dialect, parameter_not_taken, text_at_fault
+from w4s_jax.errors import first_line, one_line
+from w4s_jax.executor.adapter import JSON_TRIES, MAX_LESSONS, Adapter, holds_object
+from w4s_jax.executor.base import NotAcceptedFault, RefusedFault
 from w4s_jax.sandbox import DEFAULT_PACKAGES, open_sandbox
 from w4s_jax.types import (
     CallRefusedError,
@@ -42,10 +44,7 @@ from w4s_jax.workflows import load_workflow_file
 Answer = str | int | float | bool | None
 """What a workflow answers with."""
 
-_MOST_LESSONS = 6
-"""Parameters that a model may turn out not to take."""
-_JSON_TRIES = 4
-"""Replies without the JSON that was asked for, of one call; the last is given as it is."""
+_LOG = logging.getLogger(__name__)
 
 
 class WorkflowError(W4sError, RuntimeError):
@@ -139,7 +138,7 @@ class LoadedWorkflow:
         self.name, self.code = self._workflow.name, self._workflow.code
         self._model, self._sandboxed, self._limits = model, sandboxed, limits
         self._max_calls, self._max_tokens = max_calls, max_tokens
-        self._dialects: dict[str, Dialect] = {}
+        self._adapters: dict[str, Adapter] = {}
         weakref.finalize(self, sandboxed.close).atexit = False  # whoever forgets it leaves no process behind
 
     def __call__(
@@ -164,9 +163,15 @@ class LoadedWorkflow:
             WorkflowError: the workflow broke.
             InputError: no client or no model is given, or no sandbox works on this machine.
             SandboxError: the sandbox failed, or was closed meanwhile.
-            Exception: whatever the client raises.
+            BaseException: Whatever the client raises, as it is: KeyboardInterrupt and SystemExit as well. What Python
+                would take for an end of iteration or for a cancellation is a RuntimeError with that as its cause.
         """
-        return self._start(question, _Model(client, model), entry_point, public_tests).result()
+        reply = self._start(question, _Model(client, model), entry_point, public_tests)
+        try:
+            return reply.result().unwrap()
+        except BaseException:  # of the client, or of whoever interrupts the wait: the question ends with it
+            reply.cancel()
+            raise
 
     async def answer(
         self,
@@ -179,7 +184,7 @@ class LoadedWorkflow:
     ) -> Answer:
         """As calling it, from an event loop, on which an asynchronous client is then used."""
         asked = _Model(client, model, asyncio.get_running_loop())
-        return await asyncio.wrap_future(self._start(question, asked, entry_point, public_tests))
+        return (await asyncio.wrap_future(self._start(question, asked, entry_point, public_tests))).unwrap()
 
     def close(self) -> None:
         """Ends the sandbox and the questions that are on their way; a further question starts a new one.
@@ -191,12 +196,12 @@ class LoadedWorkflow:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def _start(
         self, question: str, asked: _Model, entry_point: str | None, public_tests: Sequence[str]
-    ) -> concurrent.futures.Future[Answer]:
+    ) -> concurrent.futures.Future[_Outcome]:
         if not isinstance(question, str):
             raise InputError(f"question={question!r} is a {type(question).__name__}; give a text")
         client = self._model.client if asked.client is None else asked.client
@@ -210,22 +215,74 @@ class LoadedWorkflow:
         given = SolverInput(question=question, entry_point=entry_point, public_tests=tuple(public_tests))
         return self._sandboxed.submit(lambda box: self._run(box, given, chosen))
 
-    async def _run(self, sandbox: Sandbox, given: SolverInput, model: _Model) -> Answer:
-        dialect = self._dialects.get(model.name, known_dialect(model.name))
+    async def _run(self, sandbox: Sandbox, given: SolverInput, model: _Model) -> _Outcome:
+        adapter = self._adapters.setdefault(model.name, Adapter(model.name))
         asker = _Asker(
-            model, dialect, self._sandboxed.in_thread, max_calls=self._max_calls, max_tokens=self._max_tokens
+            model, adapter, self._sandboxed.in_thread, max_calls=self._max_calls, max_tokens=self._max_tokens
         )
-        run = await sandbox.run_workflow(self._workflow, given, asker.ask, self._limits)
-        self._dialects[model.name] = asker.dialect
-        if asker.failure is not None:  # whatever the workflow made of it, the fault was the client's
-            raise asker.failure
-        if run.status is not RunStatus.OK:
-            raise WorkflowError(f"workflow {self.name} broke: {run.error or run.status.value}", run.traceback)
-        answer: Answer = run.answer
-        return answer
+        with contextlib.suppress(_ClientFailedError):
+            run = await sandbox.run_workflow(self._workflow, given, asker.ask, self._limits)
+            if asker.failed is None and run.status is not RunStatus.OK:
+                raise WorkflowError(f"workflow {self.name} broke: {run.error or run.status.value}", run.traceback)
+        # Where a client failed, the fault was its own, whatever the workflow made of it.
+        return asker.failed or _Outcome(run.answer)
 
 
-InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
+# --- the calls of a question ------------------------------------------------------
+
+
+class _Outcome:
+    """What a client's call, or a question, came to: carried as a value from the thread or loop where it was made.
+
+    An error raised on its way would end that loop (KeyboardInterrupt, SystemExit) for every question on it; it is
+    raised where somebody waits for it, by `unwrap`.
+    """
+
+    def __init__(self, value: Any = None) -> None:
+        self.value = value
+        self.error: BaseException | None = None
+
+    def unwrap(self) -> Any:
+        """The value.
+
+        Raises:
+            BaseException: The error, as it is.
+        """
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *exc_info: object) -> bool:
+        """Keeps the error; a cancellation of the task around it passes."""
+        if error is None or (isinstance(error, asyncio.CancelledError) and _is_being_cancelled()):
+            return False
+        self.error = error
+        if isinstance(error, _TAKEN_FOR_ANOTHER):
+            self.error = RuntimeError(f"the client raised {type(error).__name__}: {error}")
+            self.error.__cause__ = error
+        return True
+
+
+_TAKEN_FOR_ANOTHER = (StopIteration, StopAsyncIteration, asyncio.CancelledError, concurrent.futures.CancelledError)
+"""Errors that would be read as an end of iteration or as a cancellation by whoever waits."""
+
+
+def _is_being_cancelled() -> bool:
+    """Whether the running task is cancelled from outside; false in a thread without a loop."""
+    with contextlib.suppress(RuntimeError):
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+    return False
+
+
+class _ClientFailedError(W4sError):
+    """Ends a workflow whose client failed; the failure stands in `_Asker.failed`."""
+
+
+InThread = Callable[[Callable[[], Any]], Awaitable[_Outcome]]
 """Calls a function in a thread of its own."""
 
 
@@ -233,27 +290,25 @@ class _Asker:
     """The calls of one question."""
 
     def __init__(
-        self, model: _Model, dialect: Dialect, in_thread: InThread, *, max_calls: int, max_tokens: int | None
+        self, model: _Model, adapter: Adapter, in_thread: InThread, *, max_calls: int, max_tokens: int | None
     ) -> None:
-        self._model, self._in_thread = model, in_thread
+        self._model, self._adapter, self._in_thread = model, adapter, in_thread
         self._left, self._max_tokens = max_calls, max_tokens
-        self.dialect = dialect
-        """What the model takes, as far as it is known."""
-        self.failure: Exception | None = None
-        """Of the client; whatever the workflow makes of it."""
+        self.failed: _Outcome | None = None
+        """The first failure of the client, whatever the workflow makes of it."""
 
     async def ask(self, call: LLMCall) -> Sequence[str]:
         """Answers one call of the workflow.
 
         Raises:
-            CallRefusedError: the question has asked for too much, or the model refuses the text; the workflow is told.
-            Exception: whatever the client raises.
+            CallRefusedError: The question has asked for too much, or the model refuses the text; the workflow sees it.
+            _ClientFailedError: The client raised; `failed` holds what.
         """
         if call.n > self._left:
             raise CallRefusedError(f"n={call.n} with {self._left} choices left of this question; ask for fewer")
         self._left -= call.n
         request = call.request(self._model.name, self._max_tokens)
-        for _ in range(_JSON_TRIES):
+        for _ in range(JSON_TRIES):
             texts = await self._texts(request)
             if not call.json_mode or any(map(holds_object, texts)):
                 break
@@ -262,77 +317,57 @@ class _Asker:
     async def _texts(self, request: ChatRequest) -> Sequence[str]:
         """Texts of all choices, in as many requests as the model needs for them."""
         texts: list[str] = []
-        for _ in range(_MOST_LESSONS + request.n):
-            n = request.n - len(texts) if self.dialect.n else 1
-            payload = self.dialect.payload(dataclasses.replace(request, n=n))
-            with (captured := _Captured(asyncio.CancelledError)):
-                texts += await self._created(payload)
-            if captured.error is not None:
-                if self._learns_from(captured.error, payload):
-                    continue
-                self.failure = captured.error
-                raise captured.error
+        for _ in range(MAX_LESSONS + request.n):
+            n = request.n - len(texts) if self._adapter.dialect.n else 1
+            part = dataclasses.replace(request, n=n)
+            try:
+                some = await self._attempt(part)
+                texts += some
+                self._adapter.counted(len(some), part)
+            except NotAcceptedFault:
+                continue
+            except RefusedFault as fault:
+                raise CallRefusedError(one_line(str(fault))) from fault
             if len(texts) >= request.n:
                 return texts[: request.n]
-            self.dialect = self.dialect.without("n")  # it answered with fewer than were asked for
-        self.failure = InputError(f"model {self._model.name!r} gave {len(texts)} of {request.n} choices; take another")
-        raise self.failure
+        failed = _Outcome()
+        failed.error = InputError(f"model {self._model.name!r} gave {len(texts)} of {request.n} choices; take another")
+        raise self._failure(failed)
 
-    def _learns_from(self, error: Exception, payload: Mapping[str, Any]) -> bool:
-        """Whether the request goes out again without a parameter that the model does not take.
+    async def _attempt(self, request: ChatRequest) -> list[str]:
+        """Texts of one request.
 
         Raises:
-            CallRefusedError: the text is at fault.
+            Fault: The model does not take a parameter, or refuses the text.
+            _ClientFailedError: The client raised anything else.
         """
-        status = getattr(error, "status_code", None)
-        if status not in (400, 413, 422):
-            return False
-        told, named = str(error), getattr(error, "param", None)
-        parameter = parameter_not_taken(told, named, payload)
-        if parameter is None and text_at_fault(status, getattr(error, "code", None), named, told):
-            raise CallRefusedError(told[:400]) from error
-        if parameter is not None:
-            self.dialect = self.dialect.without(parameter)
-        return parameter is not None
+        payload = self._adapter.payload(request)
+        created = await self._created(payload)
+        error = created.error
+        if error is None:
+            return [choice.message.content or "" for choice in created.value.choices or ()]
+        status, code, parameter = (getattr(error, name, None) for name in ("status_code", "code", "param"))
+        self._adapter.refused(status, str(error), code=code, parameter=parameter, payload=payload)
+        raise self._failure(created)
 
-    async def _created(self, payload: Mapping[str, Any]) -> list[str]:
-        completion = await self._in_thread(lambda: self._model.client.chat.completions.create(**payload))
-        if inspect.isawaitable(completion):
-            completion = await self._awaited(_tamed(completion))
-        return [choice.message.content or "" for choice in completion.choices or ()]
+    async def _created(self, payload: Mapping[str, Any]) -> _Outcome:
+        created = await self._in_thread(lambda: self._model.client.chat.completions.create(**payload))
+        if created.error is None and inspect.isawaitable(created.value):
+            reply, loop = _outcome_of(created.value), self._model.loop  # awaited where the client lives
+            created = await (
+                reply if loop is None else asyncio.wrap_future(asyncio.run_coroutine_threadsafe(reply, loop))
+            )
+        return created
 
-    async def _awaited(self, reply: Coroutine[Any, Any, Any]) -> Any:
-        """The reply of an asynchronous client, on the loop where the client lives."""
-        loop = self._model.loop
-        return await (reply if loop is None else asyncio.wrap_future(asyncio.run_coroutine_threadsafe(reply, loop)))
-
-
-async def _tamed(reply: Awaitable[Any]) -> Any:
-    with (captured := _Captured(asyncio.CancelledError)):
-        return await reply
-    assert captured.error is not None
-    raise captured.error
+    def _failure(self, failed: _Outcome) -> _ClientFailedError:
+        self.failed = self.failed or failed
+        return _ClientFailedError("the client failed")
 
 
-class _Captured:
-    """Keeps what a client raises, as an error that neither ends a loop nor is taken for an end of iteration."""
-
-    def __init__(self, passes: type[BaseException] | tuple[type[BaseException], ...] = ()) -> None:
-        self._passes = passes
-        self.error: Exception | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
-        if error is None or isinstance(error, self._passes):
-            return False
-        if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
-            self.error = error
-        else:
-            self.error = RuntimeError(f"the client raised {type(error).__name__}: {error}")
-            self.error.__cause__ = error
-        return True
+async def _outcome_of(reply: Awaitable[Any]) -> _Outcome:
+    with (outcome := _Outcome()):
+        outcome.value = await reply
+    return outcome
 
 
 # --- where it runs --------------------------------------------------------------
@@ -350,7 +385,7 @@ class _Sandboxed:
         self._running: _Running | None = None
         self._pid = os.getpid()
 
-    def submit(self, work: Callable[[Sandbox], Coroutine[Any, Any, Answer]]) -> concurrent.futures.Future[Answer]:
+    def submit(self, work: Callable[[Sandbox], Coroutine[Any, Any, _Outcome]]) -> concurrent.futures.Future[_Outcome]:
         """Runs `work(sandbox)` on the loop.
 
         Raises:
@@ -364,22 +399,16 @@ class _Sandboxed:
             running = self._running
             return asyncio.run_coroutine_threadsafe(_until_closed(work(running.sandbox), running.ended), running.loop)
 
-    async def in_thread(self, function: Callable[[], Any]) -> Any:
-        """Calls a function in a thread that nobody waits for when the program ends.
-
-        Raises:
-            Exception: what it raises; what would end the loop becomes a RuntimeError.
-        """
+    async def in_thread(self, function: Callable[[], Any]) -> _Outcome:
+        """Calls a function in a thread that nobody waits for when the program ends."""
         loop, running = asyncio.get_running_loop(), self._running
         assert running is not None
-        reply: asyncio.Future[Any] = loop.create_future()
+        reply: asyncio.Future[_Outcome] = loop.create_future()
 
         def call() -> None:
-            with (captured := _Captured()):
-                value = function()
-                _tell(loop, reply.set_result, reply, value)
-                return
-            _tell(loop, reply.set_exception, reply, captured.error)
+            with (outcome := _Outcome()):
+                outcome.value = function()
+            _deliver(loop, reply, outcome)
 
         async with running.slots:
             threading.Thread(target=call, name="w4s_jax-call", daemon=True).start()
@@ -405,11 +434,12 @@ class _Sandboxed:
         ready: concurrent.futures.Future[_Running] = concurrent.futures.Future()
 
         def serve() -> None:
-            with (captured := _Captured()):
+            with (outcome := _Outcome()):
                 asyncio.run(self._live(ready))
-                return
-            if not ready.done():
-                ready.set_exception(captured.error)
+            if outcome.error is not None and not ready.done():
+                ready.set_exception(outcome.error)
+            elif outcome.error is not None:
+                _LOG.warning("the sandbox of a loaded workflow ended with an error: %s", first_line(outcome.error))
 
         threading.Thread(target=serve, name="w4s_jax-sandbox", daemon=True).start()
         return ready.result()
@@ -445,7 +475,7 @@ class _Running(NamedTuple):
     """Of threads for a synchronous client's calls."""
 
 
-async def _until_closed(question: Coroutine[Any, Any, Answer], ended: asyncio.Event) -> Answer:
+async def _until_closed(question: Coroutine[Any, Any, _Outcome], ended: asyncio.Event) -> _Outcome:
     try:
         return await question
     except asyncio.CancelledError:
@@ -454,9 +484,7 @@ async def _until_closed(question: Coroutine[Any, Any, Answer], ended: asyncio.Ev
         raise
 
 
-def _tell(
-    loop: asyncio.AbstractEventLoop, setter: Callable[[Any], None], reply: asyncio.Future[Any], value: Any
-) -> None:
+def _deliver(loop: asyncio.AbstractEventLoop, reply: asyncio.Future[_Outcome], outcome: _Outcome) -> None:
     """Hands a thread's outcome to its loop, if anybody still waits for it."""
     with contextlib.suppress(RuntimeError):  # the loop has ended
-        loop.call_soon_threadsafe(lambda: None if reply.done() else setter(value))
+        loop.call_soon_threadsafe(lambda: None if reply.done() else reply.set_result(outcome))

@@ -1,4 +1,4 @@
-"""The door to any OpenAI-compatible server: one attempt, its reply, or a typed fault.
+"""The client of any OpenAI-compatible server: one attempt, its reply, or a typed fault.
 
 MeteredExecutor → **OpenAIBackend.send** → AsyncOpenAI (aiohttp transport) → POST /chat/completions
 
@@ -27,6 +27,7 @@ import httpx2
 import openai
 
 from w4s_jax.errors import one_line
+from w4s_jax.executor.adapter import Adapter, holds_object
 from w4s_jax.executor.base import (
     AuthFault,
     BadRequestFault,
@@ -35,15 +36,12 @@ from w4s_jax.executor.base import (
     EmptyReplyFault,
     Fault,
     MalformedReplyFault,
-    NotAcceptedFault,
     QuotaFault,
     RateLimitedFault,
-    RefusedFault,
     ServerFault,
     TimeoutFault,
     UnreachableFault,
 )
-from w4s_jax.executor.dialect import holds_object, known_dialect, parameter_not_taken, text_at_fault
 from w4s_jax.executor.prices import prompt_tokens_bound
 from w4s_jax.types import CallContext, ChatReply, ChatRequest, InputError, Usage
 
@@ -52,7 +50,7 @@ CALL_TIMEOUT_SECONDS = 120.0
 SAMPLE_HEADER = "X-W4S-Sample"
 """`<repetition>.<sample_index>`: a simulated server draws by it; others ignore it."""
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 _MAY_HAVE_RUN = frozenset({502, 504, 520, 522, 524})
 """A gateway lost the answer; what stands behind it may have made and billed it."""
 _ENDED_EARLY = ("length", "content_filter")
@@ -91,7 +89,7 @@ class OpenAIBackend:
             InputError: the URL is not one, or the model's name or the key of a server elsewhere is missing.
         """
         if not model:
-            raise InputError("the model's name is empty; give it as the server spells it, e.g. gpt-4o-mini")
+            raise InputError("the model's name is empty; give it as the server writes it, e.g. gpt-4o-mini")
         base_url = resolved_base_url(base_url)
         loopback = _is_loopback(base_url)
         self.model, self.simulated = model, loopback and model == simulated_on_loopback
@@ -103,7 +101,7 @@ class OpenAIBackend:
         if not re.fullmatch(r"[!-~]+", key := key.strip()):
             raise InputError(f"{self._key_name} holds a character that no key has (a quote, a space, a line end?)")
         self._timeout = timeout_seconds
-        self._dialect = known_dialect(model)
+        self._adapter = Adapter(model, needs_limit=True)
         self._client = openai.AsyncOpenAI(
             api_key=key,
             base_url=base_url,
@@ -118,9 +116,7 @@ class OpenAIBackend:
 
     async def send(self, request: ChatRequest, context: CallContext) -> ChatReply:
         """Makes one attempt; see `base.Backend.send`."""
-        if request.n > 1 and not self._dialect.n:
-            raise NotAcceptedFault(f"model {self.model!r} answers with one choice a request", parameter="n")
-        payload = self._dialect.payload(request)
+        payload = self._adapter.payload(request)
         headers = {SAMPLE_HEADER: f"{context.repetition}.{context.sample_index}"}
         try:
             async with asyncio.timeout(self._timeout):
@@ -136,9 +132,7 @@ class OpenAIBackend:
         except openai.APIStatusError as error:
             self._raise_status(error, payload)
         reply = parse_reply(response.content, request)
-        if len(reply.texts) < request.n:
-            self._learn("n", f"it answered with {len(reply.texts)} choices where {request.n} were asked for")
-            raise NotAcceptedFault("fewer choices than asked for", parameter="n", usage=reply.usage)
+        self._adapter.counted(len(reply.texts), request, reply.usage)
         if "response_format" in payload and not _any_json(reply):
             raise MalformedReplyFault("no choice is a JSON object, though JSON was asked for", reply=reply)
         return reply
@@ -147,26 +141,9 @@ class OpenAIBackend:
         """Closes the connections."""
         await self._client.close()
 
-    def _learn(self, parameter: str, why: str) -> None:
-        dialect = self._dialect.without(parameter)
-        if dialect != self._dialect:
-            _log.warning(
-                "model %r does not take %s and is asked without it from now on: %s", self.model, parameter, why
-            )
-            self._dialect = dialect
-
     def _raise_status(self, error: openai.APIStatusError, payload: Mapping[str, Any]) -> NoReturn:
         message = _error_message(error)
-        status = error.status_code
-        if status in (400, 413, 422):
-            parameter = parameter_not_taken(message, error.param, payload)
-            if parameter is not None:
-                if not self._dialect.without(parameter).length_names:
-                    raise BadRequestFault(f"no limit on the completion is taken, so no cap could hold: {message}")
-                self._learn(parameter, message)
-                raise NotAcceptedFault(message, parameter=parameter) from error
-            if text_at_fault(status, error.code, error.param, message):
-                raise RefusedFault(message) from error
+        self._adapter.refused(error.status_code, message, code=error.code, parameter=error.param, payload=payload)
         raise _status_fault(error, message, self._key_name) from error
 
 
@@ -250,8 +227,8 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
 
 
 def _error_message(error: openai.APIStatusError) -> str:
-    told = error.body.get("message") if isinstance(error.body, Mapping) else error.body
-    return one_line(f"HTTP {error.status_code}: {told or error.message}")
+    text = error.body.get("message") if isinstance(error.body, Mapping) else error.body
+    return one_line(f"HTTP {error.status_code}: {text or error.message}")
 
 
 # --- bodies -------------------------------------------------------------------
@@ -308,7 +285,7 @@ def _usage(record: Any, request: ChatRequest, texts: tuple[str, ...]) -> Usage:
     told = record if isinstance(record, Mapping) else {}
     prompt, completion, total = (_count(told.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
     if prompt is None or completion is None:
-        _log.debug("model %r does not tell its usage: an upper bound is booked", request.model)
+        _LOG.debug("model %r does not tell its usage: an upper bound is booked", request.model)
         length = sum(len(text.encode(errors="replace")) for text in texts)
         bound = length if request.max_tokens is None else request.max_tokens * request.n
         return Usage(prompt_tokens=prompt_tokens_bound(request.messages), completion_tokens=bound)

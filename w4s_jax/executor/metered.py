@@ -20,10 +20,10 @@ import dataclasses
 import logging
 import math
 import time
-from types import TracebackType
 from typing import NoReturn, Self
 
 from w4s_jax.concurrency import Flight, SingleFlight, finish_all
+from w4s_jax.executor.adapter import JSON_TRIES, MAX_LESSONS
 from w4s_jax.executor.base import (
     Backend,
     EmptyReplyFault,
@@ -49,12 +49,7 @@ from w4s_jax.types import (
     Usage,
 )
 
-_MAX_LESSONS = 8
-"""Parameters a model may turn out not to take, in one call; none is learnt twice."""
-_JSON_TRIES = 4
-"""Replies without the JSON that was asked for, of one call; the last is delivered as it is."""
-
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +117,7 @@ class _History:
     @property
     def takes_any_text(self) -> bool:
         """Whether this attempt's reply is to be taken without its JSON."""
-        return self._failures[MalformedReplyFault.kind] == _JSON_TRIES - 1 or self.attempt == self._options.max_attempts
+        return self._failures[MalformedReplyFault.kind] == JSON_TRIES - 1 or self.attempt == self._options.max_attempts
 
     @property
     def hopeless(self) -> bool:
@@ -181,14 +176,12 @@ class MeteredExecutor:
         self._slots = asyncio.Semaphore(options.concurrency)
         self._flights = SingleFlight[str, ChatReply]()
         self._one_by_one = False
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -264,7 +257,7 @@ class MeteredExecutor:
             except NotAcceptedFault as fault:
                 history.lessons += 1
                 self._one_by_one |= fault.parameter == "n"
-                if history.lessons > _MAX_LESSONS:
+                if history.lessons > MAX_LESSONS:
                     self._give_up(fault, history.attempt)
             except RefusedFault as fault:
                 raise CallRefusedError(f"the model refuses this request: {fault}") from fault
@@ -273,7 +266,7 @@ class MeteredExecutor:
                 self._budget.check_seconds()
                 if history.hopeless or not self._worth_waiting(fault):
                     self._give_up(fault, history.attempt)
-                self._tell(fault)
+                self._warn(fault)
                 await self._wait(flight, key, history.patience, fault)
                 history.attempt += 1
 
@@ -287,11 +280,11 @@ class MeteredExecutor:
     def _worth_waiting(self, fault: Fault) -> bool:
         return fault.retryable and (fault.retry_after or 0.0) <= self._options.max_retry_after_seconds
 
-    def _tell(self, fault: Fault) -> None:
+    def _warn(self, fault: Fault) -> None:
         """Warns of the first fault of its kind; the ledger counts them all."""
-        if fault.kind not in self._told:
-            self._told.add(fault.kind)
-            _log.warning("model %r: %s (%s); repeated and counted, not told again", self.model, fault.kind, fault)
+        if fault.kind not in self._warned:
+            self._warned.add(fault.kind)
+            _LOG.warning("model %r: %s (%s); repeated and counted, not reported again", self.model, fault.kind, fault)
 
     def _give_up(self, fault: Fault, attempts: int) -> NoReturn:
         raise ExecutorError(

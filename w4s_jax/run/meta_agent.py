@@ -16,8 +16,8 @@ from typing import Any
 
 from w4s_jax.executor.base import Backend
 from w4s_jax.executor.client import OpenAIBackend, resolved_base_url
-from w4s_jax.executor.meta_agent import ApiPolicy
 from w4s_jax.prompts import CompactTemplate, FullTemplate, PromptTemplate
+from w4s_jax.run.api_policy import ApiPolicy
 from w4s_jax.run.config import RunConfig
 from w4s_jax.run.directory import flags_of
 from w4s_jax.run.environment import Environment, make_metered

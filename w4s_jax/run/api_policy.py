@@ -10,14 +10,13 @@ so that a draw which was made before comes from the cache.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Sequence
 
+from w4s_jax.concurrency import finish_all
 from w4s_jax.types import (
     CallContext,
     CallRefusedError,
-    ChatReply,
     ChatRequest,
     Context,
     DrawKey,
@@ -64,9 +63,17 @@ class ApiPolicy:
             temperature=options.temperature,
             max_tokens=options.max_new_tokens,
         )
-        calls = [self._executor.complete(request, call_context(key)) for key in keys]
-        replies = await asyncio.gather(*calls, return_exceptions=True)
-        return [_read(reply, self.name) for reply in replies]
+        return await finish_all([self._draw(request, key) for key in keys])
+
+    async def _draw(self, request: ChatRequest, key: DrawKey) -> Sample:
+        try:
+            reply = await self._executor.complete(request, call_context(key))
+        except CallRefusedError as error:
+            raise InputError(
+                f"{self.name} refuses the meta-agent's prompt ({error}); shorten it or take another model"
+            ) from error
+        stop = StopReason.LENGTH if reply.finish_reasons[0] == "length" else StopReason.END_OF_TURN
+        return _sample(reply.texts[0], stop)
 
 
 def call_context(key: DrawKey) -> CallContext:
@@ -78,16 +85,6 @@ def call_context(key: DrawKey) -> CallContext:
         sample_index=int.from_bytes(place[:6], "big"),
         repetition=key.seed,
     )
-
-
-def _read(reply: ChatReply | BaseException, name: str) -> Sample:
-    if isinstance(reply, CallRefusedError):
-        raise InputError(
-            f"{name} refuses the meta-agent's prompt ({reply}); shorten it or take another model"
-        ) from reply
-    if isinstance(reply, BaseException):
-        raise reply
-    return _sample(reply.texts[0], StopReason.LENGTH if reply.finish_reasons[0] == "length" else StopReason.END_OF_TURN)
 
 
 def _sample(text: str, stop: StopReason) -> Sample:

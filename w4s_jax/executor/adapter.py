@@ -1,6 +1,8 @@
 """What a model takes: the wire form of a request, and what is learnt from a refusal.
 
-ChatRequest → **Dialect.payload** → POST /chat/completions → 400 → **Dialect.without** → payload without it
+ChatRequest → **Adapter.payload** → chat.completions.create → refusal → **Adapter.refused** → payload without it
+
+The metered client and `runtime.load_workflow` share it, so that a finished workflow asks as the search did.
 
 Servers that call themselves OpenAI-compatible differ in four parameters:
 `temperature`, `n`, `response_format`, and the name of the limit on the
@@ -12,13 +14,23 @@ that takes no temperature samples at its own.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from w4s_jax.executor.base import BadRequestFault, NotAcceptedFault, RefusedFault
 from w4s_jax.sandbox.child.parsing import json_object
-from w4s_jax.types import ChatRequest
+from w4s_jax.types import ChatRequest, Usage
 
+MAX_LESSONS = 8
+"""Parameters that a model may turn out not to take, in one call; none is learnt twice."""
+JSON_TRIES = 4
+"""Replies without the JSON that was asked for, of one call; the last is delivered as it is."""
+
+_LOG = logging.getLogger(__name__)
+_REFUSALS = (400, 413, 422)
+"""Statuses of HTTP that may say what a model does not take, or what is wrong with the text."""
 _LENGTH_NAMES = ("max_tokens", "max_completion_tokens")
 
 
@@ -113,6 +125,86 @@ def parameter_not_taken(message: str, parameter: str | None, payload: Mapping[st
         if name in payload and (found := re.search(pattern, message, re.IGNORECASE))
     }
     return min(places, key=places.__getitem__) if places else None
+
+
+class Adapter:
+    """Asks one model in its dialect, and learns what it does not take; shared by all calls of one event loop.
+
+    Attributes:
+        model: Its name.
+        dialect: What it takes, as far as it is known.
+    """
+
+    def __init__(self, model: str, *, needs_limit: bool = False) -> None:
+        """Starts from what the table knows of the model.
+
+        Args:
+            model: Its name, as requests carry it.
+            needs_limit: Whether a model that takes no limit on the completion is refused, as no cap could hold.
+        """
+        self.model, self.dialect = model, known_dialect(model)
+        self._needs_limit = needs_limit
+
+    def payload(self, request: ChatRequest) -> dict[str, Any]:
+        """The body of a request, without what the model does not take; a caller asks in parts where `dialect.n` is not.
+
+        Raises:
+            NotAcceptedFault: More than one choice is asked for, and the model answers with one a request.
+        """
+        if request.n > 1 and not self.dialect.n:
+            raise NotAcceptedFault(f"model {self.model!r} answers with one choice a request", parameter="n")
+        return self.dialect.payload(request)
+
+    def refused(
+        self, status: int | None, message: str, *, code: str | None, parameter: str | None, payload: Mapping[str, Any]
+    ) -> None:
+        """Learns from a refusal; returns where it teaches nothing, and is an error like any other.
+
+        Args:
+            status: Of HTTP; None where the client says none.
+            message: The error's text.
+            code: Of the error, in a field of its own; None where it has none.
+            parameter: Likewise.
+            payload: The body that was refused.
+
+        Raises:
+            NotAcceptedFault: The model does not take a parameter; `payload` has it no more from now on.
+            RefusedFault: The text is at fault.
+            BadRequestFault: The model takes no limit on the completion, and one is needed.
+        """
+        if status not in _REFUSALS:
+            return
+        lacking = parameter_not_taken(message, parameter, payload)
+        if lacking is not None:
+            if self._needs_limit and not self.dialect.without(lacking).length_names:
+                raise BadRequestFault(f"no limit on the completion is taken, so no cap could hold: {message}")
+            self._learn(lacking, message)
+            raise NotAcceptedFault(message, parameter=lacking)
+        if text_at_fault(status, code, parameter, message):
+            raise RefusedFault(message)
+
+    def counted(self, given: int, request: ChatRequest, usage: Usage | None = None) -> None:
+        """Learns from a reply with fewer choices than were asked for.
+
+        Args:
+            given: Choices in the reply.
+            request: What it answers.
+            usage: Tokens of the reply, where they are known.
+
+        Raises:
+            NotAcceptedFault: They were fewer; each is asked for by itself from now on.
+        """
+        if given < request.n:
+            self._learn("n", f"it answered with {given} choices where {request.n} were asked for")
+            raise NotAcceptedFault("fewer choices than asked for", parameter="n", usage=usage)
+
+    def _learn(self, parameter: str, why: str) -> None:
+        dialect = self.dialect.without(parameter)
+        if dialect != self.dialect:
+            _LOG.warning(
+                "model %r does not take %s and is asked without it from now on: %s", self.model, parameter, why
+            )
+            self.dialect = dialect
 
 
 # --- what a refusal, and a reply, are about -------------------------------------

@@ -6,8 +6,8 @@ from fakes import FakeBackend, echo, reply
 from w4s_jax.executor.base import RefusedFault
 from w4s_jax.executor.budget import Budget, Caps
 from w4s_jax.executor.ledger import CallStore
-from w4s_jax.executor.meta_agent import ApiPolicy, call_context
 from w4s_jax.executor.metered import MeteredExecutor
+from w4s_jax.run.api_policy import ApiPolicy, call_context
 from w4s_jax.types import DrawKey, InputError, Message, SamplingOptions, StopReason
 
 KEYS = [DrawKey(0, 1, 2, 0, candidate, 0) for candidate in range(5)]
