@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from benchmarks.kill_and_resume import ROOT, environment
+from w4s_jax.run.doctor import available_memory, package_requirements, unmet
 
 NO_TRAIN_EXTRA = """
 import importlib.abc, runpy, sys
@@ -73,3 +74,37 @@ def test_the_doctor_believes_a_sandbox_that_ran_a_workflow(tmp_path):
     assert "bubblewrap" in checks["sandbox bwrap"]["found"]
     assert "apt-get install" in checks["sandbox bwrap"]["remedy"]
     assert checks["sandbox auto"]["ok"] == checks["sandbox guard"]["ok"]
+
+
+@pytest.mark.parametrize(
+    ("meminfo", "limit", "bytes_"),
+    [
+        ("MemTotal: 4096 kB\nMemAvailable:    2048 kB\n", "max\n", 2048 * 1024),
+        ("MemTotal: 4096 kB\nMemAvailable:    2048 kB\n", "1048576\n", 1048576),
+        ("MemTotal: 4096 kB\nMemAvailable:    2048 kB\n", None, 2048 * 1024),
+        ("MemTotal: 4096 kB\nMemFree: 2048 kB\n", "max\n", None),
+        ("", "1048576\n", None),
+        (None, None, None),
+    ],
+)
+def test_memory_is_unknown_where_the_kernel_does_not_say(tmp_path, meminfo, limit, bytes_):
+    for name, text in (("meminfo", meminfo), ("limit", limit)):
+        if text is not None:
+            (tmp_path / name).write_text(text)
+    assert available_memory(tmp_path / "meminfo", tmp_path / "limit") == bytes_
+
+
+def test_the_requirements_are_the_checkouts_or_else_those_of_the_installed_package(tmp_path, monkeypatch):
+    source, of_checkout = package_requirements(ROOT)
+    assert source == "pyproject.toml"
+    assert any(line.startswith("openai") for line in of_checkout[""])
+    lines = ["numpy>=2.2", 'jax>=0.10; extra == "train"', "flax>=0.12.6 ; extra == 'train'"]
+    monkeypatch.setattr("importlib.metadata.requires", {"w4s_jax": lines}.get)
+    assert package_requirements(tmp_path)[1] == {"": ["numpy>=2.2"], "train": ["jax>=0.10", "flax>=0.12.6"]}
+
+
+def test_a_requirement_of_another_name_or_version_is_unmet(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", {"numpy": "2.10.1"}.__getitem__)
+    assert unmet("numpy>=2.9") == ""
+    assert unmet("numpy>=2.10.2") == "numpy 2.10.1 is older than 2.10.2"
+    assert unmet("w4s_jax[train]") == ""

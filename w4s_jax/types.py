@@ -188,7 +188,7 @@ class Workflow:
 
     Example:
         >>> Workflow(name="direct", code="def solver(agent, task): ...").digest[:4]
-        '5ef6'
+        'f884'
     """
 
     name: str

@@ -61,7 +61,7 @@ class OpenAIBackend:
     """Implements `base.Backend` over HTTP.
 
     Example:
-        >>> OpenAIBackend("gpt-4o-mini", api_key="sk-…").model
+        >>> OpenAIBackend("gpt-4o-mini", api_key="sk-example").model
         'gpt-4o-mini'
     """
 

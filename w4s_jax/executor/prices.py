@@ -18,9 +18,6 @@ from typing import Any, NamedTuple
 
 from w4s_jax.types import ChatRequest, InputError, Message, Usage
 
-LIST_PRICES_DATE = "2026-06"
-"""When the list prices below were last compared with the vendor's page."""
-
 _MILLION = 1_000_000
 _SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 

@@ -114,9 +114,9 @@ class Generator:
     """Samples from a model; for one thread at a time.
 
     Example:
-        >>> generator = Generator(model, variables, GeneratorConfig(), stop_ids=chat.stop_ids)
-        >>> key = DrawKey(seed=0, round=0, trajectory=0, turn=0, candidate=0, attempt=0)
-        >>> [[action]] = generator.generate([Request(chat.render(messages), [key], SamplingOptions())])
+        >>> generator = Generator(model, variables, GeneratorConfig(), stop_ids=chat.stop_ids)  # doctest: +SKIP
+        >>> key = DrawKey(seed=0, round=0, trajectory=0, turn=0, candidate=0, attempt=0)  # doctest: +SKIP
+        >>> [[action]] = generator.generate([Request(chat.render(messages), [key], SamplingOptions())])  # doctest: +SKIP
     """
 
     statistics: Statistics

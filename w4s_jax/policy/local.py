@@ -35,10 +35,10 @@ class LocalPolicy:
     """Implements `types.Policy` over a tokenizer and a generator.
 
     Example:
-        >>> policy = LocalPolicy(Chat.load(folder), generator, name="qwen")
-        >>> context = policy.open([Message(role="user", content="Write a workflow.")])
-        >>> samples = await policy.sample(context, keys, SamplingOptions(temperature=0.5, max_new_tokens=512))
-        >>> policy.close()
+        >>> policy = LocalPolicy(Chat.load(folder), generator, name="qwen")  # doctest: +SKIP
+        >>> context = policy.open([Message(role="user", content="Write a workflow.")])  # doctest: +SKIP
+        >>> samples = await policy.sample(context, keys, SamplingOptions(temperature=0.5, max_new_tokens=512))  # doctest: +SKIP
+        >>> policy.close()  # doctest: +SKIP
     """
 
     name: str

@@ -198,9 +198,9 @@ class Transformer(nn.Module):
     """The decoder; a pure function of (variables, inputs) through `apply`.
 
     Example:
-        >>> model = Transformer(config=PRESETS["Qwen3-0.6B"], remat="full")
-        >>> hidden, _ = model.apply(variables, tokens, positions, attend)
-        >>> logits = model.apply(variables, hidden, method="unembed")
+        >>> model = Transformer(config=PRESETS["Qwen3-0.6B"], remat="full")  # doctest: +SKIP
+        >>> hidden, _ = model.apply(variables, tokens, positions, attend)  # doctest: +SKIP
+        >>> logits = model.apply(variables, hidden, method="unembed")  # doctest: +SKIP
     """
 
     config: ModelConfig

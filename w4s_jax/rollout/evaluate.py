@@ -202,16 +202,15 @@ class Evaluator:
             repetition=repetition,
         )
 
-    async def self_check(
-        self, workflow: Workflow, task: Task, item: Item, *, split: Split = Split.VALIDATION,
-        purpose: Purpose = Purpose.OPTIMISATION,
-    ) -> SelfCheck:  # fmt: skip
-        """Tries a workflow on one item; its outcome is remembered for the evaluation that follows.
+    async def self_check(self, workflow: Workflow, task: Task, item: Item) -> SelfCheck:
+        """Tries a workflow on one validation item; its outcome is remembered for the evaluation that follows.
 
         Raises:
             BudgetExceededError, ExecutorError, SandboxError: as `evaluate`.
         """
-        request = _Request(workflow=workflow, task=task, split=split, purpose=purpose, repetition=0)
+        request = _Request(
+            workflow=workflow, task=task, split=Split.VALIDATION, purpose=Purpose.OPTIMISATION, repetition=0
+        )
         return SelfCheck(*await self._remembered(request, item, _FailureLimit(allowed=0)))
 
     def traceback(self, workflow: Workflow, task: Task, item: Item, *, split: Split, repetition: int = 0) -> str:

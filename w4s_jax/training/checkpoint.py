@@ -66,11 +66,11 @@ class Checkpoints:
     """The checkpoints of one run; every process of a run calls every method.
 
     Example:
-        >>> checkpoints = Checkpoints(f"{run_dir}/checkpoints")
-        >>> checkpoints.save(state, {"round": 1, "position": 40})  # returns while the disk is still busy
-        >>> checkpoints.wait()
-        >>> like = trainer.abstract_state._replace(frozen=state.frozen)
-        >>> state, extra, rejected = checkpoints.restore(like)
+        >>> checkpoints = Checkpoints(f"{run_dir}/checkpoints")  # doctest: +SKIP
+        >>> checkpoints.save(state, {"round": 1, "position": 40})  # doctest: +SKIP
+        >>> checkpoints.wait()  # doctest: +SKIP
+        >>> like = trainer.abstract_state._replace(frozen=state.frozen)  # doctest: +SKIP
+        >>> state, extra, rejected = checkpoints.restore(like)  # doctest: +SKIP
     """
 
     def __init__(self, directory: str, *, keep: int = 2) -> None:

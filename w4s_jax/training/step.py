@@ -94,12 +94,12 @@ class Trainer:
     """The compiled functions of one model on one mesh; holds no arrays.
 
     Example:
-        >>> trainer = Trainer(model=model, mesh=make_mesh("fsdp=8"), optimizer=OptimizerConfig())
-        >>> state = trainer.init_state(variables)
-        >>> total = trainer.zero_grads()
-        >>> for batch in pack(trees, capacity=8192, rows_per_batch=8):
+        >>> trainer = Trainer(model=model, mesh=make_mesh("fsdp=8"), optimizer=OptimizerConfig())  # doctest: +SKIP
+        >>> state = trainer.init_state(variables)  # doctest: +SKIP
+        >>> total = trainer.zero_grads()  # doctest: +SKIP
+        >>> for batch in pack(trees, capacity=8192, rows_per_batch=8):  # doctest: +SKIP
         ...     total = trainer.accumulate(state, total, batch)
-        >>> state, metrics = trainer.apply(state, total, sum(tree.num_actions for tree in trees))
+        >>> state, metrics = trainer.apply(state, total, sum(tree.num_actions for tree in trees))  # doctest: +SKIP
     """
 
     model: Transformer
