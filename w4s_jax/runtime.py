@@ -168,10 +168,11 @@ class LoadedWorkflow:
         """
         reply = self._start(question, _Model(client, model), entry_point, public_tests)
         try:
-            return reply.result().unwrap()
+            answer: Answer = reply.result().unwrap()
         except BaseException:  # of the client, or of whoever interrupts the wait: the question ends with it
             reply.cancel()
             raise
+        return answer
 
     async def answer(
         self,
@@ -184,7 +185,9 @@ class LoadedWorkflow:
     ) -> Answer:
         """As calling it, from an event loop, on which an asynchronous client is then used."""
         asked = _Model(client, model, asyncio.get_running_loop())
-        return (await asyncio.wrap_future(self._start(question, asked, entry_point, public_tests))).unwrap()
+        outcome = await asyncio.wrap_future(self._start(question, asked, entry_point, public_tests))
+        answer: Answer = outcome.unwrap()
+        return answer
 
     def close(self) -> None:
         """Ends the sandbox and the questions that are on their way; a further question starts a new one.

@@ -116,7 +116,8 @@ class Generator:
     Example:
         >>> generator = Generator(model, variables, GeneratorConfig(), stop_ids=chat.stop_ids)  # doctest: +SKIP
         >>> key = DrawKey(seed=0, round=0, trajectory=0, turn=0, candidate=0, attempt=0)  # doctest: +SKIP
-        >>> [[action]] = generator.generate([Request(chat.render(messages), [key], SamplingOptions())])  # doctest: +SKIP
+        >>> request = Request(chat.render(messages), [key], SamplingOptions())  # doctest: +SKIP
+        >>> [[action]] = generator.generate([request])  # doctest: +SKIP
     """
 
     statistics: Statistics

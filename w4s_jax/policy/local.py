@@ -37,7 +37,8 @@ class LocalPolicy:
     Example:
         >>> policy = LocalPolicy(Chat.load(folder), generator, name="qwen")  # doctest: +SKIP
         >>> context = policy.open([Message(role="user", content="Write a workflow.")])  # doctest: +SKIP
-        >>> samples = await policy.sample(context, keys, SamplingOptions(temperature=0.5, max_new_tokens=512))  # doctest: +SKIP
+        >>> options = SamplingOptions(temperature=0.5, max_new_tokens=512)  # doctest: +SKIP
+        >>> samples = await policy.sample(context, keys, options)  # doctest: +SKIP
         >>> policy.close()  # doctest: +SKIP
     """
 
