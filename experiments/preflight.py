@@ -22,16 +22,17 @@ from absl import flags
 
 from experiments import app
 from experiments import flags as shared
-from experiments.measure import full_rows, local_chip, measured_seconds
 from experiments.meta_agent import find_config, generator_config, make_model
 from experiments.run_dir import write_out
 from experiments.training import optimizer_config
 from w4s_jax.policy import sharding
 from w4s_jax.policy.config import PRESETS, ModelConfig
-from w4s_jax.training import preflight, roofline
-from w4s_jax.training.chips import CHIPS, Chip, Topology
-from w4s_jax.training.preflight import Compiled, DoesNotFitError, Memory, Sampler
-from w4s_jax.training.roofline import Estimate, Shape
+from w4s_jax.preflight import compile as preflight
+from w4s_jax.preflight import roofline
+from w4s_jax.preflight.chips import CHIPS, Chip, Topology
+from w4s_jax.preflight.compile import Compiled, DoesNotFitError, Memory, Sampler
+from w4s_jax.preflight.measure import full_rows, local_chip, measured_seconds
+from w4s_jax.preflight.roofline import Estimate, Shape
 from w4s_jax.training.step import Trainer
 from w4s_jax.types import InputError
 

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "w4s_jax"
 HOST = frozenset("types mdp prompts tasks workflows executor sandbox rollout search reports runtime".split())
-DEVICE = frozenset({"policy", "training"})
+DEVICE = frozenset({"policy", "training", "preflight"})
 OF_DEVICES = frozenset("jax jaxlib flax optax orbax safetensors tokenizers transformers tensorboardX torch".split())
 """What the extra `train` brings: whoever only runs a finished workflow has none of it."""
 MAY_IMPORT = {
@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "runtime": "types workflows sandbox executor",
     "policy": "types",
     "training": "types policy",
+    "preflight": "types policy training",
 }
 """The rooms that a room stands on; everything else reaches it through the Protocols of `types`."""
 

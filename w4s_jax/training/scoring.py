@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from w4s_jax.policy import sharding
 from w4s_jax.policy.kernels import tree_attention_for
 from w4s_jax.policy.transformer import Transformer
-from w4s_jax.training.losses import OutputLayer, chunked_nll
+from w4s_jax.training.cross_entropy import OutputLayer, chunked_nll
 from w4s_jax.types import InputError
 
 PyTree = Any

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from w4s_jax.policy.sharding import make_mesh
-from w4s_jax.training.collectives import collectives
+from w4s_jax.preflight.collectives import collectives
 
 
 def compiled(body, mesh, in_spec, out_spec, shape):

@@ -15,11 +15,11 @@ from w4s_jax.policy.generate import GeneratorConfig
 from w4s_jax.policy.lora import LoraConfig
 from w4s_jax.policy.sharding import host_mesh, make_mesh
 from w4s_jax.policy.transformer import Transformer
-from w4s_jax.training.chips import CHIPS, SLICES, Topology
-from w4s_jax.training.collectives import Traffic
+from w4s_jax.preflight.chips import CHIPS, SLICES, Topology
+from w4s_jax.preflight.collectives import Traffic
+from w4s_jax.preflight.compile import DoesNotFitError, compile_sampler, compile_step, compiled, largest_rows
+from w4s_jax.preflight.roofline import Shape, axis_bandwidth, estimate, gradient_flops, hbm_traffic
 from w4s_jax.training.optimizer import OptimizerConfig
-from w4s_jax.training.preflight import DoesNotFitError, compile_sampler, compile_step, compiled, largest_rows
-from w4s_jax.training.roofline import Shape, axis_bandwidth, estimate, gradient_flops, hbm_traffic
 from w4s_jax.training.step import Trainer
 from w4s_jax.types import InputError
 

@@ -21,7 +21,7 @@ from types import MappingProxyType
 
 import jax
 
-from w4s_jax.training import described
+from w4s_jax.preflight import described
 from w4s_jax.types import InputError
 
 

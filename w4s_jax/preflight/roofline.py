@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 
 from w4s_jax.policy.config import ModelConfig
 from w4s_jax.policy.sharding import BATCH_AXES, divided
-from w4s_jax.training.chips import Chip, Topology
-from w4s_jax.training.collectives import Traffic
+from w4s_jax.preflight.chips import Chip, Topology
+from w4s_jax.preflight.collectives import Traffic
 from w4s_jax.training.tree import Tree
 
 LAYERS_AGAIN = ("full", "attention")

@@ -24,8 +24,8 @@ from jax.sharding import Mesh
 from w4s_jax.policy import decode, sharding
 from w4s_jax.policy.generate import GeneratorConfig, idle_state, in_compute_dtype
 from w4s_jax.policy.transformer import Transformer, param_shapes
-from w4s_jax.training.collectives import Traffic, collectives
-from w4s_jax.training.described import compiling_for
+from w4s_jax.preflight.collectives import Traffic, collectives
+from w4s_jax.preflight.described import compiling_for
 from w4s_jax.training.step import Trainer
 from w4s_jax.types import W4sError
 
