@@ -122,7 +122,7 @@ def load_meta_agent(spec: str, mesh: Mesh) -> MetaAgent:
     )
 
 
-def make_model(config: ModelConfig, mesh: Mesh) -> Transformer:
+def make_model(config: ModelConfig, mesh: Mesh | None) -> Transformer:
     """The decoder that the flags ask for."""
     return Transformer(
         config=config,

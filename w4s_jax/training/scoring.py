@@ -39,7 +39,7 @@ def token_logprobs(model: Transformer, variables: dict[str, PyTree], ids: Sequen
         float32 [len(ids)]; NaN for the first token, which nothing predicts.
 
     Raises:
-        InputError: there are no tokens, too many, or one that the model does not have.
+        InputError: There are no tokens, too many, or one that the model does not have.
     """
     config = model.config
     if not 1 <= len(ids) <= config.max_positions:

@@ -182,7 +182,7 @@ class Trainer:
                 "lower --learning_rate, or look for overflow in --compute_dtype"
             )
         update = self.update_jit(_Update(state.params, state.opt_state, state.step), total.grads, denominator)
-        jax.tree.map(lambda x: x.delete(), total)  # no output could reuse it as a donation; the next sum needs the room
+        jax.tree.map(lambda x: x.delete(), total)  # no output could reuse it as a donation; the next needs the memory
         metrics = StepMetrics(
             step=int(step) + 1,
             loss=float(loss),
