@@ -133,7 +133,7 @@ class GRPO:
 
     With A the action's advantage, r_t = p(t) / p_behaviour(t) and q_t = p_start(t) / p(t),
 
-        −1/|action| Σ_t min(r_t·A, clip(r_t, 1 − low, 1 + high)·A) − kl·(q_t − ln q_t − 1).
+        −1/|action| Σ_t [min(r_t·A, clip(r_t, 1 − low, 1 + high)·A) − kl_coefficient·(q_t − ln q_t − 1)].
 
     Both sides of the ratio are the policy at temperature 1: `Sample.logprobs` is recorded there, whatever
     `temperature` the sampling used, so an update that starts at the sampling parameters has r = 1, and the clip holds
@@ -200,7 +200,7 @@ class GRPO:
         if self.needs_reference:
             assert targets.reference_logprob is not None
             log_quotient = _held(targets.reference_logprob + targets.nll)
-            kl = jnp.exp(log_quotient) - log_quotient - 1.0
+            kl = jnp.expm1(log_quotient) - log_quotient  # exp(x) − 1 − x would lose a small KL to cancellation
             losses += self.kl_coefficient * targets.share * kl
             measured["kl"] = kl
         total = jnp.sum(jnp.where(counted, losses, 0.0))
@@ -221,7 +221,7 @@ def packed_loss(
     denominator: jax.Array | float = 1.0,
     *,
     reference_logprob_BM: jax.Array | None = None,
-    chunk: int = 512,
+    chunk: int,
 ) -> tuple[jax.Array, LossMetrics]:
     """A loss over the targets of a batch.
 
@@ -276,11 +276,11 @@ class LossConfig:
 
     kind: str = LossKind.RWR.value
     """A `LossKind`."""
-    clip_low: float = 0.2
+    clip_low: float = GRPO.clip_low
     """Of grpo: how far below 1 a ratio still counts."""
-    clip_high: float = 0.2
+    clip_high: float = GRPO.clip_high
     """Of grpo: how far above 1; DAPO's is 0.28."""
-    kl_coefficient: float = 0.0
+    kl_coefficient: float = GRPO.kl_coefficient
     """Of grpo: weight of the penalty for leaving the frozen start; DeepSeekMath's is 0.04."""
 
     def __post_init__(self) -> None:
