@@ -69,7 +69,7 @@ parity: .venv-parity/.ready ## Compare with transformers and peft on torch, live
 
 aot: .venv-aot/.ready ## Compile kernels and steps for TPUs and GPUs that are not here, in an environment of its own.
 	@.venv-aot/bin/python -m pytest -rs -p no:cacheprovider \
-		tests/test_policy_kernels.py tests/test_training_preflight.py tests/test_experiments_preflight.py
+		tests/test_policy_kernels.py tests/test_preflight_compile.py tests/test_experiments_preflight.py
 	@.venv-aot/bin/python -m benchmarks.gpu_kernels
 
 .venv-aot/.ready: requirements.txt

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from w4s_jax.training.described import CUDA_PLUGINS
+from w4s_jax.preflight.described import CUDA_PLUGINS
 
 CASES = [("h200", 128, "bfloat16"), ("h200", 64, "bfloat16"), ("h200", 128, "float32")]
 CASES += [("a100", 128, "bfloat16"), ("a100", 64, "bfloat16"), ("b200", 128, "bfloat16")]
@@ -67,8 +67,8 @@ def compile_case(topology: str, head_dim: int, dtype: str) -> None:
 
     from w4s_jax.policy import gpu_attention
     from w4s_jax.policy.sharding import make_mesh
-    from w4s_jax.training.chips import Topology
-    from w4s_jax.training.described import compiling_for
+    from w4s_jax.preflight.chips import Topology
+    from w4s_jax.preflight.described import compiling_for
 
     mesh = make_mesh("", Topology.parse(topology).devices())
 

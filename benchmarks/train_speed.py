@@ -33,13 +33,13 @@ import jax.numpy as jnp
 
 from benchmarks.tree_attention import dialogue_of, tree_of
 from benchmarks.tree_vs_rows import CANDIDATES, SMALL
-from experiments.measure import local_chip, measured_seconds
 from w4s_jax.policy.config import PRESETS, ModelConfig
 from w4s_jax.policy.lora import LoraConfig
 from w4s_jax.policy.sharding import make_mesh
 from w4s_jax.policy.transformer import Transformer
+from w4s_jax.preflight.measure import local_chip, measured_seconds
+from w4s_jax.preflight.roofline import Shape, gradient_flops
 from w4s_jax.training.optimizer import OptimizerConfig
-from w4s_jax.training.roofline import Shape, gradient_flops
 from w4s_jax.training.step import Trainer
 from w4s_jax.training.tree import build_rows, pack
 from w4s_jax.training.weights import RewardWeighted

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "w4s_jax"
 SHARED = frozenset("types errors files concurrency".split())
 """What both halves stand on."""
 HOST = SHARED | frozenset("mdp prompts tasks workflows executor sandbox rollout search reports runtime".split())
-DEVICE = frozenset({"policy", "training"})
+DEVICE = frozenset({"policy", "training", "preflight"})
 RUN_ON_DEVICES = frozenset("export local_agent metrics models processes rlao rounds training".split())
 """Modules of `run` that train or sample on this machine's devices; a search with an API and an evaluation need none."""
 OF_DEVICES = frozenset("jax jaxlib flax optax orbax safetensors tokenizers transformers tensorboardX torch".split())
@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "runtime": "workflows sandbox executor",
     "policy": "",
     "training": "policy",
+    "preflight": "policy training",
 }
 """The packages that a package imports beside the shared ones; all else reaches it by the Protocols of `types`."""
 

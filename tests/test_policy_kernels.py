@@ -28,8 +28,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from w4s_jax.policy.kernels import tree_attention_for
 from w4s_jax.policy.sharding import make_mesh
-from w4s_jax.training.chips import Topology
-from w4s_jax.training.described import compiling_for
+from w4s_jax.preflight.chips import Topology
+from w4s_jax.preflight.described import compiling_for
 
 topology, module, head_dim, dtype = sys.argv[1:]
 mesh = make_mesh("", Topology.parse(topology).devices()[:1])

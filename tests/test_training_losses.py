@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from w4s_jax.policy.sharding import batch_sharding, make_mesh
-from w4s_jax.training.collectives import collectives
-from w4s_jax.training.losses import OutputLayer, Plan, chunked_nll, weighted_nll
+from w4s_jax.preflight.collectives import collectives
+from w4s_jax.training.cross_entropy import OutputLayer, Plan, chunked_nll
+from w4s_jax.training.losses import RewardWeightedRegression, packed_loss
+from w4s_jax.training.tree import PackedBatch
 from w4s_jax.types import InputError
 
 B, T, M, D, V = 3, 17, 13, 8, 50
@@ -38,16 +40,20 @@ def by_numpy(given, denominator):
     return (given["weight"] * nll).sum() / denominator, d_hidden, np.einsum("BMD,BMV->DV", sources, d_logits)
 
 
+def targets(source, token, weight):
+    """A batch that has nothing but what reward-weighted regression reads."""
+    rest = dict.fromkeys(("tokens", "positions", "expiry", "target_share", "behaviour_logprob"))
+    return PackedBatch(**rest, target_source=source, target_token=token, target_weight=weight)
+
+
 def loss(hidden, table, given, denominator, chunk):
-    return weighted_nll(
-        hidden,
+    batch = targets(
         jnp.asarray(given["source"], jnp.int32),
         jnp.asarray(given["token"], jnp.int32),
         jnp.asarray(given["weight"], jnp.float32),
-        OutputLayer.of(table.T, make_mesh("", jax.devices()[:1]), jnp.float32),
-        denominator,
-        chunk=chunk,
     )
+    layer = OutputLayer.of(table.T, make_mesh("", jax.devices()[:1]), jnp.float32)
+    return packed_loss(RewardWeightedRegression(), hidden, batch, layer, denominator, chunk=chunk)
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 13, 512])
@@ -57,7 +63,7 @@ def test_the_loss_and_its_gradients_are_those_of_float64_at_any_chunk(given, chu
     (value, metrics), grads = grad(hidden, table)
     want, *want_grads = by_numpy(given, 7.0)
     np.testing.assert_allclose(value, want, rtol=1e-5)
-    np.testing.assert_allclose(metrics.weighted_nll / 7.0, want, rtol=1e-5)
+    np.testing.assert_allclose(metrics.loss / 7.0, want, rtol=1e-5)
     assert metrics.targets == 17
     for got, expected in zip(grads, want_grads, strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-5 * np.linalg.norm(expected))
@@ -70,8 +76,8 @@ def test_a_vocabulary_split_over_devices_gives_the_loss_and_gradients_of_float64
     def split(hidden, table_VD):
         weighted = {key: jnp.asarray(given[key], jnp.int32) for key in ("source", "token")}
         layer = OutputLayer.of(table_VD, mesh, jnp.float32)
-        weight = jnp.asarray(given["weight"], jnp.float32)
-        return weighted_nll(hidden, weighted["source"], weighted["token"], weight, layer, 7.0, chunk=4)[0]
+        batch = targets(weighted["source"], weighted["token"], jnp.asarray(given["weight"], jnp.float32))
+        return packed_loss(RewardWeightedRegression(), hidden, batch, layer, 7.0, chunk=4)[0]
 
     hidden, table_VD = jnp.asarray(given["hidden"], jnp.float32), jnp.asarray(given["table"].T, jnp.float32)
     value, grads = jax.jit(jax.value_and_grad(split, argnums=(0, 1)))(hidden, table_VD)
@@ -90,7 +96,8 @@ def test_more_chunks_do_not_send_the_table_again(spec):
     def sent(chunk):
         def loss(hidden, table_VD, index, weight):
             layer = OutputLayer.of(table_VD, mesh, jnp.float32)
-            return weighted_nll(hidden, index, index, weight, layer, chunk=chunk)[0]
+            batch = targets(index, index, weight)
+            return packed_loss(RewardWeightedRegression(), hidden, batch, layer, chunk=chunk)[0]
 
         args = [((4, 64, 16), jnp.float32, rows), ((1024, 16), jnp.float32, whole)]
         args += [((4, 64), jnp.int32, rows), ((4, 64), jnp.float32, rows)]

@@ -48,7 +48,7 @@ def test_adafactor_keeps_rows_and_columns_and_is_not_scaled_by_the_parameter():
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])
-def test_moments_kept_in_bfloat16_take_half_the_room_and_follow_those_of_float32(name):
+def test_moments_kept_in_bfloat16_take_half_the_memory_and_follow_those_of_float32(name):
     """100 steps of noisy gradients: the way walked differs by the rounding of the moments alone."""
     rng = np.random.default_rng(0)
     grads = [jnp.asarray(rng.normal(0.3, 1.0, (128, 128)), jnp.float32) for _ in range(100)]

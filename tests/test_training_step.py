@@ -143,7 +143,7 @@ def test_the_update_is_the_mean_over_the_counted_actions():
     trees = trees_of([2, 3])
     state = trainer().init_state(variables())
     total = summed(trainer(), state, pack(trees, LENGTH, ROWS))
-    grads, weighted = jax.device_get(total.grads), float(total.metrics.weighted_nll)
+    grads, weighted = jax.device_get(total.grads), float(total.metrics.loss)
     new, metrics = trainer().apply(state, total, 7)
     assert metrics.loss == pytest.approx(weighted / 7, rel=1e-6)
     norm = np.sqrt(sum((np.asarray(g, np.float64) ** 2).sum() for g in jax.tree.leaves(grads))) / 7

@@ -146,7 +146,7 @@ def check_devices() -> Iterator[Check]:
     try:
         import jax
 
-        from w4s_jax.training.described import CUDA_PLUGINS
+        from w4s_jax.preflight.described import CUDA_PLUGINS
     except ImportError as error:
         yield Check(name="jax", ok=False, found=f"cannot be imported ({error})", remedy=TRAIN_REMEDY, needed=True)
         return

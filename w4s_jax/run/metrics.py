@@ -78,6 +78,7 @@ def step_values(record: StepRecord) -> dict[str, Any]:
         "target_tokens": metrics.target_tokens,
         "tree_tokens": record.tree_tokens,
         "row_tokens": record.row_tokens,
+        **metrics.measures,
     }
 
 

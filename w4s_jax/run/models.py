@@ -123,7 +123,7 @@ def load_meta_agent(config: RunConfig, mesh: Mesh) -> MetaAgent:
     )
 
 
-def make_model(shape: ModelConfig, config: RunConfig, mesh: Mesh) -> Transformer:
+def make_model(shape: ModelConfig, config: RunConfig, mesh: Mesh | None) -> Transformer:
     """The decoder that a run trains."""
     device, training = config.device, config.training
     return Transformer(

@@ -56,10 +56,18 @@ class Restored(NamedTuple):
     """One line for each newer checkpoint that could not be read; empty when all is well."""
 
 
+class _Rejected(NamedTuple):
+    path: epath.Path
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path} cannot be read: {self.reason}"
+
+
 class _Read(NamedTuple):
     items: dict[str, PyTree]
     extra: Json
-    rejected: tuple[str, ...]
+    rejected: tuple[_Rejected, ...]
 
 
 class Checkpoints:
@@ -89,7 +97,7 @@ class Checkpoints:
         """Steps of the finished checkpoints, oldest first; whether they can be read shows in `restore`.
 
         Raises:
-            CheckpointError: as `wait`.
+            CheckpointError: As `wait`.
         """
         self.wait()
         # Not by a manager: where there are several processes it wants them all to be here.
@@ -101,7 +109,7 @@ class Checkpoints:
         """Path of the newest finished checkpoint; empty where there is none.
 
         Raises:
-            CheckpointError: as `wait`.
+            CheckpointError: As `wait`.
         """
         steps = self.steps()
         return str(epath.Path(self.directory) / _name(steps[-1])) if steps else ""
@@ -119,7 +127,7 @@ class Checkpoints:
             The path that it will have.
 
         Raises:
-            CheckpointError: the disk is full, the path cannot be written, this step was already saved, or the save
+            CheckpointError: The disk is full, the path cannot be written, this step was already saved, or the save
                 before this one failed.
         """
         with self._lock:
@@ -130,7 +138,7 @@ class Checkpoints:
         path = epath.Path(self.directory) / _name(step)
         if step in self.steps():
             raise CheckpointError(f"{path} exists; a checkpoint is never written over: resume from it, or move it away")
-        self._check_room(items)
+        self._check_space(items)
         manifest = {"extra": dict(extra), "leaves": {name: _manifest(tree) for name, tree in items.items()}}
         args = {name: ocp.args.StandardSave(_flat(tree)) for name, tree in items.items()}
         with self._named(path):
@@ -143,7 +151,7 @@ class Checkpoints:
         """Returns when the last save is on the disk; at once where none is under way.
 
         Raises:
-            CheckpointError: it could not be written; those before it are whole.
+            CheckpointError: It could not be written; those before it are whole.
         """
         with self._lock:
             if self._writing is None:
@@ -176,19 +184,19 @@ class Checkpoints:
             step: This checkpoint and no other.
 
         Raises:
-            CheckpointError: there is none, none can be read (each is named), or it is of another model or optimiser.
+            CheckpointError: There is none, none can be read (each is named), or it is of another model or optimiser.
         """
         read = self._read(_items(like), step)
         self._set_aside(read.rejected)
         counted = read.items["optimizer"]
         state = TrainState(read.items["params"], like.frozen, counted["opt_state"], counted["step"])
-        return Restored(state, read.extra, read.rejected)
+        return Restored(state, read.extra, tuple(map(str, read.rejected)))
 
     def restore_params(self, like: dict[str, PyTree], *, step: int | None = None) -> tuple[dict[str, PyTree], Json]:
         """The trainable collections and the caller's facts alone, for sampling, scoring and export.
 
         Raises:
-            CheckpointError: as `restore`.
+            CheckpointError: As `restore`.
         """
         read = self._read({"params": like}, step)
         return read.items["params"], read.extra
@@ -198,19 +206,18 @@ class Checkpoints:
         if not steps or (step is not None and step not in steps):
             there = f"it holds the steps {list(steps)}" if steps else "it holds none"
             raise CheckpointError(f"no checkpoint{'' if step is None else f' {step}'} in {self.directory}: {there}")
-        rejected: list[str] = []
+        rejected: list[_Rejected] = []
         for candidate in sorted(steps, reverse=True) if step is None else [step]:
             reader = _Unreadable()
             with reader:
                 items, extra = self._read_one(like, candidate)
                 return _Read(items, extra, tuple(rejected))
-            path = epath.Path(self.directory) / _name(candidate)
-            rejected.append(f"{path} cannot be read: {reader.reason}")
+            rejected.append(_Rejected(epath.Path(self.directory) / _name(candidate), reader.reason))
             if jax.process_count() > 1:  # what one process alone could not read, the others are still reading
                 raise CheckpointError(f"{rejected[-1]}; move it away and run the same command again")
             _log.warning("%s", rejected[-1])
         raise CheckpointError(
-            "no checkpoint can be read; restore one from a backup or start anew: " + "; ".join(rejected)
+            "no checkpoint can be read; restore one from a backup or start anew: " + "; ".join(map(str, rejected))
         )
 
     def _read_one(self, like: Mapping[str, PyTree], step: int) -> tuple[dict[str, PyTree], Json]:
@@ -247,14 +254,13 @@ class Checkpoints:
                 for path in epath.Path(self.directory).glob("*.orbax-checkpoint-tmp"):
                     path.rmtree()
 
-    def _set_aside(self, rejected: Sequence[str]) -> None:
+    def _set_aside(self, rejected: Sequence[_Rejected]) -> None:
         """Frees the names of rejected checkpoints, which training will save again; nothing is deleted."""
-        for line in rejected:
-            path = epath.Path(line.split(" cannot be read: ")[0])
+        for path, _ in rejected:
             names = (f"{path.name}.rejected{number or ''}" for number in itertools.count())
             path.rename(next(free for name in names if not (free := path.with_name(name)).exists()))
 
-    def _check_room(self, items: Mapping[str, PyTree]) -> None:
+    def _check_space(self, items: Mapping[str, PyTree]) -> None:
         if "://" in self.directory:
             return
         os.makedirs(self.directory, exist_ok=True)

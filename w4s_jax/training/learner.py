@@ -42,7 +42,7 @@ class StepRecord:
 
     metrics: StepMetrics
     effective_sample_size: float
-    """Kish's, of the weights of the actions; at most their number."""
+    """Kish's, of the sizes of the actions' weights; at most their number."""
     tree_tokens: int
     """Tokens computed, padding aside."""
     row_tokens: int
@@ -70,11 +70,11 @@ class Learner:
         """Takes over `state`, whose arrays are donated from update to update.
 
         Args:
-            trainer: the compiled functions.
-            state: from `trainer.init_state` or a checkpoint.
-            rule: the weight of each action.
-            config: shapes and the size of an update.
-            tokenise: gives ids to turns that were collected through an API.
+            trainer: The compiled functions.
+            state: From `trainer.init_state` or a checkpoint.
+            rule: The weight of each action.
+            config: Shapes and the size of an update.
+            tokenise: Gives ids to turns that were collected through an API.
         """
         self.trainer = trainer
         self.state = state
@@ -92,23 +92,24 @@ class Learner:
         self._fed = 0
 
     def check(self, trajectory: Trajectory) -> None:
-        """Refuses a trajectory that could not be fed, before anything is spent on others.
+        """Refuses a trajectory that could not be fed, before anything is spent on others or trained.
 
         Raises:
-            InputError: as `feed`.
+            InputError: As `feed`.
         """
         packer = Packer(self._config.row_length, self._config.rows_per_batch)
-        for tree in build_trees(trajectory.turns, self._rule, self._tokenise):
+        for tree in self._trees_of(trajectory):
             packer.add(tree)
 
     def feed(self, trajectory: Trajectory) -> StepRecord | None:
         """Takes one trajectory; returns the update that it completed, if it completed one.
 
         Raises:
-            InputError: a tree is longer than a row, or a turn lacks ids or rewards.
-            NumericsError: the loss or the gradient is not finite; the update was not made.
+            InputError: A tree is longer than a row, or a turn lacks ids, rewards, or log-probabilities that the loss
+                needs.
+            NumericsError: The loss or the gradient is not finite; the update was not made.
         """
-        for tree in build_trees(trajectory.turns, self._rule, self._tokenise):
+        for tree in self._trees_of(trajectory):
             self._trees.append(tree)
             self._accumulate(self._packer.add(tree))
         self._fed += 1
@@ -118,7 +119,7 @@ class Learner:
         """Closes the open update, however few trajectories it has; None where nothing in it trains.
 
         Raises:
-            NumericsError: as `feed`.
+            NumericsError: As `feed`.
         """
         self._accumulate(self._packer.finish())
         total, trees, fed = self._total, self._trees, self._fed
@@ -135,6 +136,10 @@ class Learner:
             tree_tokens=sum(map(len, trees)),
             row_tokens=sum(tree.row_tokens for tree in trees),
         )
+
+    def _trees_of(self, trajectory: Trajectory) -> list[Tree]:
+        needs = self.trainer.loss.needs_behaviour
+        return build_trees(trajectory.turns, self._rule, self._tokenise, needs_behaviour=needs)
 
     def _accumulate(self, batch: PackedBatch | None) -> None:
         if batch is None:

@@ -1,229 +1,318 @@
-"""The reward-weighted loss over packed token trees, and a cross-entropy that never holds [tokens, vocab].
+"""What training minimises: reward-weighted regression, or GRPO's clipped probability ratio.
 
-hidden states, PackedBatch targets → **Σ weight·nll, metrics** → step
+hidden states, PackedBatch → nll of every target → **Loss** → (sum, metrics) → step
 
-RLAO minimises the mean over actions of exp(r/τ) · (mean NLL of the action's
-tokens) (W4S, arXiv 2504.04785; reward-weighted regression, Peters & Schaal
-2007). The weights of `training/tree.py` already hold exp(r/τ)/len(action), so the
-loss is a weighted sum, divided by the number of actions of the optimiser's global
-batch: the denominator is passed in, and neither accumulation nor data parallelism
-can change the value.
+A loss is a small frozen object that turns the log-probabilities of a batch's targets into one
+sum. It is a field of `Trainer`, as attention is: the tree, the cross-entropy, the accumulation
+and the update know nothing of it. The sum is divided by the number of actions of the
+optimiser's global batch: the denominator is passed in, and neither accumulation nor data
+parallelism can change the value.
 
-Legend: B rows, T tokens of a row, M targets of a row, D embed, V vocab.
+* `RewardWeightedRegression`: Σ over actions of weight · (mean NLL of the action's tokens); with weights
+  exp(r/τ) it is RLAO (W4S, arXiv 2504.04785; reward-weighted regression, Peters & Schaal 2007).
+* `GRPO` (DeepSeekMath, arXiv 2402.03300): PPO's clipped ratio (arXiv 1707.06347) with the advantage over the
+  siblings of a turn, the bounds apart as in DAPO (arXiv 2503.14476), and a penalty for leaving the start.
+
+Legend: B rows, T tokens of a row, M targets of a row, D embed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from typing import Any, NamedTuple
+import enum
+import math
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh
-from jax.typing import DTypeLike
 
-from w4s_jax.policy.sharding import VOCAB_AXES, constrain, divided
+from w4s_jax.training.cross_entropy import OutputLayer, target_nll
+from w4s_jax.training.tree import PackedBatch
+from w4s_jax.training.weights import WeightName
 from w4s_jax.types import InputError
 
 
 class LossMetrics(NamedTuple):
     """Sums, so that those of several micro-batches add up; all float32 scalars."""
 
-    weighted_nll: jax.Array
-    """Σ weight·nll, nats; the loss before its denominator."""
+    loss: jax.Array
+    """The loss before its denominator."""
     nll: jax.Array
     """Σ nll over the targets, nats."""
     targets: jax.Array
     """Tokens that carry loss."""
+    measures: Mapping[str, jax.Array]
+    """Σ over the targets of what the loss itself measures, by name; empty for reward-weighted regression."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How logits are computed, apart from the numbers."""
+class Targets(NamedTuple):
+    """The targets of a batch as a loss sees them; float32 [B, M] each."""
 
-    words: int
-    """V before padding."""
-    mesh: Mesh
-    compute_dtype: jnp.dtype
-    learns: bool
-
-    def logits(self, hidden_BMD: jax.Array, narrow_VD: jax.Array) -> jax.Array:
-        """float32 [B, M, V]; a bfloat16 sum over the vocabulary would lose the tail."""
-        hidden_BMD = constrain(hidden_BMD.astype(self.compute_dtype), self.mesh, "data")
-        logits_BMV = jnp.einsum("BMD,VD->BMV", hidden_BMD, narrow_VD, preferred_element_type=jnp.float32)
-        logits_BMV = self.split(logits_BMV)
-        if self.words == narrow_VD.shape[0]:
-            return logits_BMV
-        return jnp.where(jnp.arange(narrow_VD.shape[0])[None, None, :] < self.words, logits_BMV, -jnp.inf)
-
-    def row_groups(self, rows: int) -> int:
-        """Groups of rows that lie apart over `data`; their gradients of the table are summed after the last chunk."""
-        data = self.mesh.shape["data"]
-        return data if rows % data == 0 else 1
-
-    def split(self, x_BMV: jax.Array) -> jax.Array:
-        """Holds logits, or their gradients, to where the vocabulary lies."""
-        return constrain(x_BMV, self.mesh, "data", None, VOCAB_AXES)
+    nll: jax.Array
+    """Of the model that learns, nats; 0 where `Loss.counts` is False."""
+    weight: jax.Array
+    """The action's weight over its length."""
+    share: jax.Array
+    """1 over the action's length; 0 where there is no target."""
+    behaviour_logprob: jax.Array
+    """Of the model that sampled, natural log at temperature 1."""
+    reference_logprob: jax.Array | None = None
+    """Of the model that training started from; None where the loss does not ask for it."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OutputLayer:
-    """From hidden states to logits, each device with its own part of the vocabulary.
+class Loss(Protocol):
+    """Turns the log-probabilities of a batch's targets into what is minimised."""
 
-    The table is laid out once, before any loop over chunks: what travels for a chunk is its hidden states and a sum
-    over the vocabulary, not the table and its gradient, which are a thousand times as large.
-    """
+    @property
+    def needs_behaviour(self) -> bool:
+        """Whether every target needs the log-probability that it was sampled with."""
 
-    table_VD: jax.Array
-    """Padded to a multiple of the parts; padding has no probability."""
-    plan: Plan
+    @property
+    def needs_reference(self) -> bool:
+        """Whether it asks for the log-probabilities of the frozen start."""
 
-    @classmethod
-    def of(cls, table_VD: jax.Array, mesh: Mesh, compute_dtype: DTypeLike, *, learns: bool = True) -> OutputLayer:
-        """Lays a table out.
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of what it measures besides its value."""
+
+    def counts(self, weight_BM: jax.Array, share_BM: jax.Array) -> jax.Array:
+        """The targets whose log-probability it needs, bool [B, M]; the others are not computed."""
+
+    def __call__(self, targets: Targets, denominator: jax.Array | float = 1.0) -> tuple[jax.Array, LossMetrics]:
+        """The scalar loss in float32, and the sums behind it.
 
         Args:
-            table_VD: From `Transformer.output_table`.
-            mesh: From `make_mesh`; V is split over fsdp·tensor.
-            compute_dtype: Dtype of the products.
-            learns: Whether its gradient is asked for.
+            targets: Of one micro-batch.
+            denominator: Actions of the optimiser's global batch; 1 gives the sum that accumulates.
         """
-        words = table_VD.shape[0]
-        table_VD = jnp.pad(table_VD, ((0, -words % divided(mesh, VOCAB_AXES)), (0, 0)))
-        plan = Plan(words=words, mesh=mesh, compute_dtype=jnp.dtype(compute_dtype), learns=learns)
-        return cls(table_VD=constrain(table_VD, mesh, VOCAB_AXES), plan=plan)
 
 
-def weighted_nll(
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RewardWeightedRegression:
+    """Σ weight·nll: RLAO's loss (arXiv 2504.04785), or that of cloning where every weight is 1.
+
+    With the advantages of a group for weights it is the policy gradient of a first, on-policy update, without a bound
+    on how far a negative one may push; `GRPO` has that.
+    """
+
+    @property
+    def needs_behaviour(self) -> bool:
+        """See `Loss`."""
+        return False
+
+    @property
+    def needs_reference(self) -> bool:
+        """See `Loss`."""
+        return False
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """See `Loss`."""
+        return ()
+
+    def counts(self, weight_BM: jax.Array, share_BM: jax.Array) -> jax.Array:
+        """See `Loss`."""
+        del share_BM
+        return weight_BM != 0
+
+    def __call__(self, targets: Targets, denominator: jax.Array | float = 1.0) -> tuple[jax.Array, LossMetrics]:
+        """See `Loss`."""
+        total = jnp.sum(targets.weight * targets.nll)
+        counted = jnp.sum(targets.weight != 0, dtype=jnp.float32)
+        return total / denominator, LossMetrics(total, jnp.sum(targets.nll), counted, {})
+
+
+_MAX_LOG_RATIO = 20.0
+"""exp(20) is far outside every clip and far inside float32; beyond it a log-ratio is held and has no gradient."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GRPO:
+    """The clipped ratio of DeepSeekMath (arXiv 2402.03300, equation 3), its penalty in the loss as there.
+
+    With A the action's advantage, r_t = p(t) / p_behaviour(t) and q_t = p_start(t) / p(t),
+
+        −1/|action| Σ_t [min(r_t·A, clip(r_t, 1 − low, 1 + high)·A) − kl_coefficient·(q_t − ln q_t − 1)].
+
+    Both sides of the ratio are the policy at temperature 1: `Sample.logprobs` is recorded there, whatever
+    `temperature` the sampling used, so an update that starts at the sampling parameters has r = 1, and the clip holds
+    the very policy that is trained. An importance weight of the sampling distribution it is only where that
+    temperature is 1; at a lower one the sum runs over actions that are more likely than under the trained policy,
+    as it does for RWR. The penalty (k3 of Schulman, joschu.net/blog/kl-approx.html) is likewise averaged over the
+    sampled tokens.
+
+    Departures: the mean runs over the actions of an update rather than of one question; the log-ratios are
+    held to ±20.
+
+    Example:
+        >>> one = jnp.ones((1, 1))
+        >>> sampled = Targets(nll=0 * one, weight=one, share=one, behaviour_logprob=-math.log(2.0) * one)
+        >>> float(GRPO()(sampled)[0])  # the ratio of 2 counts as 1.2
+        -1.2000000476837158
+    """
+
+    clip_low: float = 0.2
+    """How far below 1 a ratio still counts."""
+    clip_high: float = 0.2
+    """How far above 1."""
+    kl_coefficient: float = 0.0
+    """Weight of the penalty for leaving the frozen start; 0: none, and the start is not kept."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.clip_low < 1:
+            raise InputError(f"clip_low={self.clip_low} must lie between 0 and 1; GRPO's is --clip_low=0.2")
+        if not 0 < self.clip_high < math.inf:
+            raise InputError(f"clip_high={self.clip_high} must be positive and finite; GRPO's is --clip_high=0.2")
+        if not 0 <= self.kl_coefficient < math.inf:
+            raise InputError(
+                f"kl_coefficient={self.kl_coefficient} must be finite and not negative; "
+                "DeepSeekMath's is --kl_coefficient=0.04"
+            )
+
+    @property
+    def needs_behaviour(self) -> bool:
+        """See `Loss`."""
+        return True
+
+    @property
+    def needs_reference(self) -> bool:
+        """See `Loss`."""
+        return self.kl_coefficient > 0
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """See `Loss`; each a mean over the targets: whose clip holds, the ratio, and the KL to the start in nats."""
+        return ("clip_fraction", "mean_ratio", *(("kl",) if self.needs_reference else ()))
+
+    def counts(self, weight_BM: jax.Array, share_BM: jax.Array) -> jax.Array:
+        """See `Loss`; an advantage of 0 still has a ratio and a KL."""
+        del weight_BM
+        return share_BM > 0
+
+    def __call__(self, targets: Targets, denominator: jax.Array | float = 1.0) -> tuple[jax.Array, LossMetrics]:
+        """See `Loss`."""
+        weight, counted = targets.weight, targets.share > 0
+        ratio = jnp.exp(_held(-targets.nll - targets.behaviour_logprob))
+        clipped = jnp.clip(ratio, 1.0 - self.clip_low, 1.0 + self.clip_high)
+        losses = -jnp.minimum(ratio * weight, clipped * weight)
+        measured = {"clip_fraction": clipped * weight < ratio * weight, "mean_ratio": ratio}
+        if self.needs_reference:
+            assert targets.reference_logprob is not None
+            log_quotient = _held(targets.reference_logprob + targets.nll)
+            kl = jnp.expm1(log_quotient) - log_quotient  # exp(x) − 1 − x would lose a small KL to cancellation
+            losses += self.kl_coefficient * targets.share * kl
+            measured["kl"] = kl
+        total = jnp.sum(jnp.where(counted, losses, 0.0))
+        sums = {name: jnp.sum(jnp.where(counted, value, 0.0)) for name, value in measured.items()}
+        metrics = LossMetrics(total, jnp.sum(targets.nll), jnp.sum(counted, dtype=jnp.float32), sums)
+        return total / denominator, metrics
+
+
+def _held(log_ratio: jax.Array) -> jax.Array:
+    return jnp.clip(log_ratio, -_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+
+
+def packed_loss(
+    loss: Loss,
     hidden_BTD: jax.Array,
-    source_BM: jax.Array,
-    token_BM: jax.Array,
-    weight_BM: jax.Array,
+    batch: PackedBatch,
     layer: OutputLayer,
     denominator: jax.Array | float = 1.0,
     *,
-    chunk: int = 512,
+    reference_logprob_BM: jax.Array | None = None,
+    chunk: int,
 ) -> tuple[jax.Array, LossMetrics]:
-    """Σ weight·nll / denominator over `(source, token, weight)` targets.
+    """A loss over the targets of a batch.
 
     Args:
-        hidden_BTD: Final hidden states.
-        source_BM: int32, the index in [0, T) that predicts each target.
-        token_BM: int32, the predicted ids.
-        weight_BM: exp(r/τ)/len(action); 0 where there is no target.
+        loss: What the targets' log-probabilities become.
+        hidden_BTD: Final hidden states of the batch's tokens.
+        batch: From `training.tree`.
         layer: The model's output layer.
         denominator: Actions of the optimiser's global batch; 1 gives the sum that accumulates.
+        reference_logprob_BM: Of the frozen start; for a loss that needs it.
         chunk: Targets of a row whose logits are held at once.
 
     Returns:
         The scalar loss in float32, and the sums behind it.
 
     Raises:
-        InputError: the shapes do not agree.
+        InputError: The shapes do not agree.
     """
-    if not source_BM.shape == token_BM.shape == weight_BM.shape or hidden_BTD.shape[:1] != source_BM.shape[:1]:
+    source, token, weight = batch.target_source, batch.target_token, batch.target_weight
+    if not source.shape == token.shape == weight.shape or hidden_BTD.shape[:1] != source.shape[:1]:
         raise InputError(
-            f"targets {source_BM.shape}, {token_BM.shape}, {weight_BM.shape} must be equal [B, M] "
+            f"targets {source.shape}, {token.shape}, {weight.shape} must be equal [B, M] "
             f"with the B of hidden {hidden_BTD.shape}; pack them with training.tree.pack"
         )
-    sources_BMD = jnp.take_along_axis(hidden_BTD, source_BM[:, :, None], axis=1, mode="clip")
-    nll_BM = chunked_nll(sources_BMD, token_BM, weight_BM != 0, layer, chunk=chunk)
-    total = jnp.sum(weight_BM * nll_BM)
-    metrics = LossMetrics(total, jnp.sum(nll_BM), jnp.sum(weight_BM != 0, dtype=jnp.float32))
-    return total / denominator, metrics
+    counts = loss.counts(weight, batch.target_share)
+    nll = target_nll(hidden_BTD, source, token, counts, layer, chunk=chunk)
+    return loss(Targets(nll, weight, batch.target_share, batch.behaviour_logprob, reference_logprob_BM), denominator)
 
 
-def chunked_nll(
-    hidden_BMD: jax.Array, token_BM: jax.Array, counts_BM: jax.Array, layer: OutputLayer, *, chunk: int
-) -> jax.Array:
-    """-log softmax(logits)[token], [B, M] in float32; exactly 0 where `counts` is False.
+# --- by name ------------------------------------------------------------------
 
-    The logits of `chunk` targets a row are live at a time, forward and backward, where they are computed again; a chunk
-    in which no row has a target is not computed. The table's gradient adds up over chunks in float32: in bfloat16, 32
-    chunks would leave two digits of it.
+
+class LossKind(enum.StrEnum):
+    """Names of the losses."""
+
+    RWR = "rwr"
+    GRPO = "grpo"
+
+
+_WEIGHTS: Mapping[str, tuple[WeightName, ...]] = {LossKind.RWR: tuple(WeightName), LossKind.GRPO: (WeightName.GROUP,)}
+"""Weights that make sense under a loss: a clipped ratio needs advantages, which have a sign."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Which loss, and its numbers.
+
+    Example:
+        >>> make_loss(LossConfig(kind="grpo", clip_high=0.28))
+        GRPO(clip_low=0.2, clip_high=0.28, kl_coefficient=0.0)
     """
-    rows, targets = token_BM.shape
-    chunk = min(chunk, targets)
-    count = -(-targets // chunk)
 
-    def split(x: jax.Array) -> jax.Array:
-        """[B, M, …] → [count, B, chunk, …], padded at the end."""
-        x = jnp.pad(x, [(0, 0), (0, count * chunk - targets)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(rows, count, chunk, *x.shape[2:]), 1, 0)
+    kind: str = LossKind.RWR.value
+    """A `LossKind`."""
+    clip_low: float = GRPO.clip_low
+    """Of grpo: how far below 1 a ratio still counts."""
+    clip_high: float = GRPO.clip_high
+    """Of grpo: how far above 1; DAPO's is 0.28."""
+    kl_coefficient: float = GRPO.kl_coefficient
+    """Of grpo: weight of the penalty for leaving the frozen start; DeepSeekMath's is 0.04."""
 
-    nll_PBM: jax.Array = _nll(layer.plan, split(hidden_BMD), layer.table_VD, split(token_BM), split(counts_BM))
-    return jnp.moveaxis(nll_PBM, 0, 1).reshape(rows, count * chunk)[:, :targets]
+    def __post_init__(self) -> None:
+        if self.kind not in set(LossKind):
+            raise InputError(f"loss={self.kind!r} is unknown; choose one of {', '.join(LossKind)}")
+        GRPO(clip_low=self.clip_low, clip_high=self.clip_high, kl_coefficient=self.kl_coefficient)
+        if self.kind != LossKind.GRPO:
+            for field in dataclasses.fields(self)[1:]:
+                if getattr(self, field.name) != field.default:
+                    raise InputError(
+                        f"{field.name}={getattr(self, field.name)} does nothing with loss={self.kind}; "
+                        f"leave it out, or give --loss=grpo"
+                    )
 
+    def check_weights(self, weights: str) -> None:
+        """Refuses weights that make no sense under this loss.
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _nll(
-    plan: Plan, hidden_PBMD: jax.Array, table_VD: jax.Array, token_PBM: jax.Array, counts_PBM: jax.Array
-) -> jax.Array:
-    """Piece by piece, [P, B, M]."""
-    narrow_VD = table_VD.astype(plan.compute_dtype)
+        Args:
+            weights: A `WeightName`.
 
-    def compute(hidden_BMD: jax.Array, token_BM: jax.Array, counts_BM: jax.Array) -> jax.Array:
-        logits_BMV = plan.logits(hidden_BMD, narrow_VD)
-        # A sum over the vocabulary, not a gather: where it is sharded, nothing but the sum has to travel.
-        chosen_BM = jnp.sum(jnp.where(_hit(logits_BMV, token_BM), logits_BMV, 0.0), axis=-1)
-        return jnp.where(counts_BM, jax.nn.logsumexp(logits_BMV, axis=-1) - chosen_BM, 0.0)
-
-    def one(piece: tuple[jax.Array, ...]) -> jax.Array:
-        nothing = jnp.zeros(piece[1].shape, jnp.float32)
-        return jnp.asarray(jax.lax.cond(jnp.any(piece[2]), compute, lambda *_: nothing, *piece))
-
-    nll_PBM: jax.Array = jax.lax.map(one, (hidden_PBMD, token_PBM, counts_PBM))
-    return nll_PBM
-
-
-def _nll_forward(plan: Plan, *given: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    return _nll(plan, *given), given
-
-
-def _nll_backward(plan: Plan, given: tuple[jax.Array, ...], d_nll_PBM: jax.Array) -> tuple[Any, ...]:
-    hidden_PBMD, table_VD, token_PBM, counts_PBM = given
-    narrow_VD = table_VD.astype(plan.compute_dtype)
-    groups = plan.row_groups(hidden_PBMD.shape[1])
-
-    def grouped(x_BM: jax.Array) -> jax.Array:
-        """[B, …] → [G, B / G, …]."""
-        return x_BM.reshape(groups, -1, *x_BM.shape[1:])
-
-    def compute(d_table_GVD: Any, piece: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
-        hidden_BMD, token_BM, counts_BM, d_nll_BM = piece
-        logits_BMV = plan.logits(hidden_BMD, narrow_VD)
-        scale_BM1 = jnp.where(counts_BM, d_nll_BM, 0.0)[:, :, None]
-        d_logits_BMV = scale_BM1 * (jax.nn.softmax(logits_BMV, axis=-1) - _hit(logits_BMV, token_BM))
-        d_logits_BMV = plan.split(d_logits_BMV).astype(plan.compute_dtype)
-        # Parts of the vocabulary are summed before they are rounded: the mesh decides no digit.
-        d_hidden_BMD = jnp.einsum("BMV,VD->BMD", d_logits_BMV, narrow_VD, preferred_element_type=jnp.float32)
-        if plan.learns:
-            hidden_BMD = constrain(hidden_BMD.astype(plan.compute_dtype), plan.mesh, "data")
-            both = grouped(d_logits_BMV), grouped(hidden_BMD)
-            d_table_GVD += jnp.einsum("GBMV,GBMD->GVD", *both, preferred_element_type=jnp.float32)
-        return d_table_GVD, d_hidden_BMD.astype(piece[0].dtype)
-
-    def one(d_table_GVD: Any, piece: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
-        skip = jnp.zeros_like(piece[0])
-        found: tuple[Any, jax.Array] = jax.lax.cond(
-            jnp.any(piece[2]), compute, lambda d, _: (d, skip), d_table_GVD, piece
-        )
-        return found
-
-    start: Any = ()
-    if plan.learns:
-        start = constrain(jnp.zeros((groups, *table_VD.shape), jnp.float32), plan.mesh, "data", VOCAB_AXES)
-    d_table_GVD, d_hidden_PBMD = jax.lax.scan(one, start, (hidden_PBMD, token_PBM, counts_PBM, d_nll_PBM))
-    d_table_VD = jnp.sum(d_table_GVD, axis=0).astype(table_VD.dtype) if plan.learns else jnp.zeros_like(table_VD)
-    nothing = (np.zeros(x.shape, jax.dtypes.float0) for x in (token_PBM, counts_PBM))
-    return d_hidden_PBMD, d_table_VD, *nothing
+        Raises:
+            InputError: An unknown name, or one that does not go with the loss.
+        """
+        allowed = _WEIGHTS[self.kind]
+        if weights not in allowed:
+            raise InputError(
+                f"weights={weights!r} does not go with loss={self.kind}; give --weights={'|'.join(allowed)}"
+            )
 
 
-_nll.defvjp(_nll_forward, _nll_backward)
-
-
-def _hit(logits_BMV: jax.Array, token_BM: jax.Array) -> jax.Array:
-    """Where the logits are those of the token, bool [B, M, V]."""
-    return jnp.arange(logits_BMV.shape[-1])[None, None, :] == token_BM[:, :, None]
+def make_loss(config: LossConfig) -> Loss:
+    """The loss of a config."""
+    if config.kind == LossKind.GRPO:
+        return GRPO(clip_low=config.clip_low, clip_high=config.clip_high, kl_coefficient=config.kl_coefficient)
+    return RewardWeightedRegression()

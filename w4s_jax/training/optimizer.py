@@ -24,7 +24,7 @@ from w4s_jax.types import InputError
 
 
 class OptimizerName(enum.StrEnum):
-    """As `--optimizer` spells it."""
+    """Names of the optimisers."""
 
     ADAMW = "adamw"
     ADAFACTOR = "adafactor"
@@ -39,7 +39,7 @@ class ScheduleName(enum.StrEnum):
 
 
 class MomentDtype(enum.StrEnum):
-    """As `--moment_dtype` spells it."""
+    """Names of the dtypes that moments can be kept in."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"

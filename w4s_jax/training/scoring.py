@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from w4s_jax.policy import sharding
 from w4s_jax.policy.kernels import tree_attention_for
 from w4s_jax.policy.transformer import Transformer
-from w4s_jax.training.losses import OutputLayer, chunked_nll
+from w4s_jax.training.cross_entropy import OutputLayer, chunked_nll
 from w4s_jax.types import InputError
 
 PyTree = Any
@@ -39,7 +39,7 @@ def token_logprobs(model: Transformer, variables: dict[str, PyTree], ids: Sequen
         float32 [len(ids)]; NaN for the first token, which nothing predicts.
 
     Raises:
-        InputError: there are no tokens, too many, or one that the model does not have.
+        InputError: There are no tokens, too many, or one that the model does not have.
     """
     config = model.config
     if not 1 <= len(ids) <= config.max_positions:

@@ -3,9 +3,10 @@
 PackedBatch → **accumulate** → GradSum → **apply** → TrainState → checkpoint
 
 Trajectories stream in, so gradients are summed un-normalised in float32, and the
-number of actions is given only at `apply`, where the sum becomes RLAO's mean over
-the actions of the optimiser's global batch (W4S, arXiv 2504.04785). Neither the
-packing, nor the number of micro-batches, nor the mesh can change that value.
+number of actions is given only at `apply`, where the sum becomes the mean over
+the actions of the optimiser's global batch (of RLAO: W4S, arXiv 2504.04785). Which
+loss is summed is a field, as attention is. Neither the packing, nor the number of
+micro-batches, nor the mesh can change that value.
 
 The host looks at the norm before the update: what is not finite raises and leaves
 the state as it was. All transfers are explicit, so `jax.transfer_guard("disallow")`
@@ -17,7 +18,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -30,7 +32,8 @@ from w4s_jax.policy import sharding
 from w4s_jax.policy.kernels import tree_attention_for
 from w4s_jax.policy.lora import split_trainable
 from w4s_jax.policy.transformer import Transformer, init_variables
-from w4s_jax.training.losses import LossMetrics, OutputLayer, weighted_nll
+from w4s_jax.training.cross_entropy import OutputLayer, target_nll
+from w4s_jax.training.losses import Loss, LossMetrics, RewardWeightedRegression, packed_loss
 from w4s_jax.training.optimizer import OptimizerConfig
 from w4s_jax.training.tree import PackedBatch
 from w4s_jax.types import InputError, NumericsError
@@ -38,14 +41,17 @@ from w4s_jax.types import InputError, NumericsError
 PyTree = Any
 Tree = TypeVar("Tree")
 
+REFERENCE = "reference"
+"""Name, among what is frozen, of the parameters that training started from, where a loss asks for them."""
+
 
 class TrainState(NamedTuple):
-    """All that training changes, and the frozen base beside it."""
+    """All that training changes, and what is frozen beside it."""
 
     params: dict[str, PyTree]
     """Collections that learn: `params`, or `lora` alone where the model has adapters."""
     frozen: dict[str, PyTree]
-    """Collections that do not; empty in full fine-tuning."""
+    """Collections that do not: the base under adapters, or the start (`REFERENCE`) that a loss compares with."""
     opt_state: PyTree
     """float32."""
     step: jax.Array
@@ -54,14 +60,14 @@ class TrainState(NamedTuple):
     @property
     def variables(self) -> dict[str, PyTree]:
         """What `model.apply` takes."""
-        return self.params | self.frozen
+        return _variables(self.params, self.frozen)
 
 
 class GradSum(NamedTuple):
     """Sums over the micro-batches since the last update."""
 
     grads: dict[str, PyTree]
-    """float32, of Σ weight·nll; laid out as the parameters."""
+    """float32, of the un-normalised loss; laid out as the parameters."""
     metrics: LossMetrics
 
 
@@ -71,7 +77,7 @@ class StepMetrics(NamedTuple):
     step: int
     """Updates made, this one included."""
     loss: float
-    """Mean over actions of weight · mean NLL of the action, nats."""
+    """Mean over actions; of RLAO: of weight · mean NLL of the action, nats."""
     nll_per_token: float
     """Mean NLL over the tokens that carry loss, nats."""
     grad_norm: float
@@ -79,6 +85,8 @@ class StepMetrics(NamedTuple):
     learning_rate: float
     num_actions: int
     target_tokens: int
+    measures: Mapping[str, float] = MappingProxyType({})
+    """Means over the target tokens of what the loss itself measures, by name (`Loss.measures`)."""
 
 
 class _Update(NamedTuple):
@@ -106,12 +114,14 @@ class Trainer:
     mesh: Mesh
     """From `policy.sharding.make_mesh`."""
     optimizer: OptimizerConfig
+    loss: Loss = dataclasses.field(default_factory=RewardWeightedRegression)
+    """What is minimised."""
     attention: sharding.TreeAttention | None = None
     """None: the one for the mesh's devices."""
     loss_chunk: int = 512
     """Targets of a row whose logits are held at once."""
 
-    # --- the loop's four verbs ---
+    # --- what the loop calls ---
 
     def init_state(self, variables: dict[str, PyTree]) -> TrainState:
         """Places variables on the mesh with a fresh optimiser; what learns is copied, as updates are donated."""
@@ -123,17 +133,26 @@ class Trainer:
         return TrainState(update.params, self.place_frozen(variables), update.opt_state, update.step)
 
     def place_frozen(self, variables: dict[str, PyTree]) -> dict[str, PyTree]:
-        """Places on the mesh what of the variables does not learn: the `frozen` of a state."""
-        _, frozen = split_trainable(variables)
-        placed: dict[str, PyTree] = jax.device_put(frozen, self.state_shardings.frozen)
+        """Places on the mesh what of the variables does not learn: the `frozen` of a state.
+
+        Args:
+            variables: What training started from; not those of a checkpoint, where the loss compares with the start.
+        """
+        placed: dict[str, PyTree] = jax.device_put(self._frozen(variables), self.state_shardings.frozen)
         return placed
+
+    def _frozen(self, variables: dict[str, PyTree]) -> dict[str, PyTree]:
+        params, frozen = split_trainable(variables)
+        if self.loss.needs_reference and "params" in params:
+            return frozen | {REFERENCE: params["params"]}
+        return frozen  # under adapters the start is the base without them
 
     def zero_grads(self) -> GradSum:
         """The empty sum."""
         return self._zeros()
 
     def accumulate(self, state: TrainState, total: GradSum, batch: PackedBatch) -> GradSum:
-        """Adds the gradient of Σ weight·nll of a micro-batch; `total` is donated.
+        """Adds the gradient of the un-normalised loss of a micro-batch; `total` is donated.
 
         Args:
             state: Not changed.
@@ -141,7 +160,7 @@ class Trainer:
             batch: From `training.tree`, the whole of it in every process.
 
         Raises:
-            InputError: the rows do not divide over the mesh.
+            InputError: The rows do not divide over the mesh.
         """
         added: GradSum = self.accumulate_jit(state.params, state.frozen, total, self.put_batch(batch))
         return added
@@ -150,8 +169,8 @@ class Trainer:
         """One update by the mean over `num_actions`; `state` and `total` are donated.
 
         Raises:
-            InputError: there is no action.
-            NumericsError: the loss or the gradient is not finite; nothing was donated or changed.
+            InputError: There is no action.
+            NumericsError: The loss or the gradient is not finite; nothing was donated or changed.
         """
         if num_actions < 1:
             raise InputError(f"num_actions={num_actions}: an update needs at least one action that trains")
@@ -163,7 +182,7 @@ class Trainer:
                 "lower --learning_rate, or look for overflow in --compute_dtype"
             )
         update = self.update_jit(_Update(state.params, state.opt_state, state.step), total.grads, denominator)
-        jax.tree.map(lambda x: x.delete(), total)  # no output could reuse it as a donation; the next sum needs the room
+        jax.tree.map(lambda x: x.delete(), total)  # no output could reuse it as a donation; the next needs the memory
         metrics = StepMetrics(
             step=int(step) + 1,
             loss=float(loss),
@@ -172,6 +191,7 @@ class Trainer:
             learning_rate=float(rate),
             num_actions=num_actions,
             target_tokens=int(sums.targets),
+            measures={name: float(value) / max(float(sums.targets), 1.0) for name, value in sums.measures.items()},
         )
         return TrainState(update.params, state.frozen, update.opt_state, update.step), metrics
 
@@ -192,8 +212,11 @@ class Trainer:
         """Shapes, dtypes and shardings of the state; nothing is allocated."""
 
         def init() -> TrainState:
-            params, frozen = split_trainable(init_variables(self.model, jax.random.key(0)))
-            return TrainState(params, frozen, self._transformation.init(_float32(params)), jnp.int32(0))
+            variables = init_variables(self.model, jax.random.key(0))
+            params, _ = split_trainable(variables)
+            return TrainState(
+                params, self._frozen(variables), self._transformation.init(_float32(params)), jnp.int32(0)
+            )
 
         shapes: TrainState = jax.eval_shape(init)
         return self._placed(shapes)
@@ -203,7 +226,8 @@ class Trainer:
         """Shapes, dtypes and shardings of the sums."""
 
         def init(params: PyTree) -> GradSum:
-            return GradSum(_float32(params), LossMetrics(*map(jnp.float32, (0, 0, 0))))
+            zero = jnp.float32(0)
+            return GradSum(_float32(params), LossMetrics(zero, zero, zero, dict.fromkeys(self.loss.measures, zero)))
 
         shapes: GradSum = jax.eval_shape(init, self.abstract_state.params)
         return self._placed(shapes)
@@ -216,7 +240,7 @@ class Trainer:
     def abstract_batch(self, rows: int, row_length: int) -> PackedBatch:
         """Shapes, dtypes and shardings of a batch."""
         where = sharding.batch_sharding(self.mesh)
-        dtypes = PackedBatch(*(jnp.int32,) * 5, jnp.float32)
+        dtypes = PackedBatch(*(jnp.int32,) * 5, *(jnp.float32,) * 3)
         return PackedBatch(*(_shape((rows, row_length), dtype, where) for dtype in dtypes))
 
     def _placed(self, tree: Tree) -> Tree:
@@ -291,8 +315,22 @@ class Trainer:
         return GradSum(*jax.tree.map(jnp.add, tuple(total), tuple(micro)))
 
     def _loss(self, params: PyTree, frozen: PyTree, batch: PackedBatch) -> tuple[jax.Array, LossMetrics]:
-        apply: Callable[..., Any] = functools.partial(self.model.clone(mesh=self.mesh).apply, params | frozen)
-        config = self.model.config
+        hidden, layer = self._forward(self.model, _variables(params, frozen), batch)
+        reference = self._reference_logprob(frozen, batch) if self.loss.needs_reference else None
+        return packed_loss(self.loss, hidden, batch, layer, reference_logprob_BM=reference, chunk=self.loss_chunk)
+
+    def _reference_logprob(self, frozen: PyTree, batch: PackedBatch) -> jax.Array:
+        """Log-probabilities of the targets under the frozen start, [B, M]."""
+        start = {"params": frozen.get(REFERENCE, frozen.get("params"))}
+        hidden, layer = self._forward(self.model.clone(lora=None), start, batch)
+        counts = self.loss.counts(batch.target_weight, batch.target_share)
+        nll = target_nll(hidden, batch.target_source, batch.target_token, counts, layer, chunk=self.loss_chunk)
+        return -nll
+
+    def _forward(self, model: Transformer, variables: PyTree, batch: PackedBatch) -> tuple[jax.Array, OutputLayer]:
+        """Final hidden states [B, T, D] of a batch, and what turns them into logits."""
+        apply: Callable[..., Any] = functools.partial(model.clone(mesh=self.mesh).apply, variables)
+        config = model.config
         attention = self.attention or tree_attention_for(self.mesh, config.head_dim)
         attention = sharding.by_shard(attention, self.mesh, config.num_kv_heads)
 
@@ -300,21 +338,15 @@ class Trainer:
             return attention(q, k, v, batch.expiry), ()
 
         hidden, _ = apply(batch.tokens, batch.positions, attend)
+        learns = self.model.lora is None
         table = apply(method="output_table")
-        return weighted_nll(
-            hidden,
-            batch.target_source,
-            batch.target_token,
-            batch.target_weight,
-            OutputLayer.of(table, self.mesh, self.model.compute_dtype, learns=self.model.lora is None),
-            chunk=self.loss_chunk,
-        )
+        return hidden, OutputLayer.of(table, self.mesh, model.compute_dtype, learns=learns)
 
     @functools.cached_property
     def _measure(self) -> Callable[..., Any]:
         def measure(total: GradSum, denominator: jax.Array, step: jax.Array) -> tuple[Any, ...]:
             norm = optax.tree.norm(total.grads) / denominator
-            loss = total.metrics.weighted_nll / denominator
+            loss = total.metrics.loss / denominator
             return loss, norm, self.optimizer.schedule()(step), step, total.metrics
 
         return jax.jit(measure, out_shardings=sharding.replicated(self.mesh))
@@ -330,6 +362,10 @@ class Trainer:
         updates, opt_state = self._transformation.update(grads, state.opt_state, wide)
         params = jax.tree.map(lambda p, w, u: (w + u).astype(p.dtype), state.params, wide, updates)
         return _Update(params, opt_state, state.step + 1)
+
+
+def _variables(params: dict[str, PyTree], frozen: dict[str, PyTree]) -> dict[str, PyTree]:
+    return params | {name: tree for name, tree in frozen.items() if name != REFERENCE}
 
 
 def _float32(tree: Tree) -> Tree:

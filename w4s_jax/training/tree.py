@@ -21,6 +21,7 @@ NumPy only.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -56,6 +57,10 @@ class Tree:
     """[M] the predicted id."""
     target_weight: Floats
     """[M] the action's weight over its length."""
+    target_share: Floats
+    """[M] 1 over the action's length."""
+    behaviour_logprob: Floats
+    """[M] natural log with which the id was sampled, at temperature 1; NaN where that was not recorded."""
     action_weights: npt.NDArray[np.float64]
     """[A] weight of each counted action; A is what this tree adds to the loss's denominator."""
     row_tokens: int
@@ -75,6 +80,23 @@ class _Action(NamedTuple):
     ids: tuple[int, ...]
     weight: float | None
     """None: carries no loss, stays only where the trunk needs it."""
+    logprobs: tuple[float, ...]
+    """Of the ids; empty where the ids are not as they were sampled."""
+
+    def check(self, where: str, needs_behaviour: bool) -> None:
+        """Refuses an action that cannot train."""
+        if not self.ids:
+            raise InputError(f"{where} is ok but has no ids; collect it again")
+        if needs_behaviour and not self.has_behaviour():
+            raise InputError(
+                f"{where} has no log-probabilities of its sampled ids, as a repaired text or one from an API has none, "
+                "and the ratio of --loss=grpo needs them; collect with --max_repairs=0 and a local --meta_agent, or "
+                "give --loss=rwr"
+            )
+
+    def has_behaviour(self) -> bool:
+        """Whether every id has the log-probability with which it was sampled."""
+        return len(self.logprobs) == len(self.ids) and all(map(math.isfinite, self.logprobs))
 
 
 class _Step(NamedTuple):
@@ -92,7 +114,9 @@ class _Step(NamedTuple):
         return None if self.chosen is None else self.prompt + self.actions[self.chosen].ids
 
 
-def build_trees(turns: Iterable[Turn], rule: WeightRule, tokenise: Tokenise | None = None) -> list[Tree]:
+def build_trees(
+    turns: Iterable[Turn], rule: WeightRule, tokenise: Tokenise | None = None, *, needs_behaviour: bool = False
+) -> list[Tree]:
     """Lays out one trajectory; a turn whose prompt does not extend the one before starts a tree of its own.
 
     Candidates that were skipped or failed, or that `rule` leaves out, carry no loss and are not laid out
@@ -102,11 +126,14 @@ def build_trees(turns: Iterable[Turn], rule: WeightRule, tokenise: Tokenise | No
         turns: The turns of ONE trajectory, in order.
         rule: The weight of each evaluated candidate.
         tokenise: Gives ids to turns that have none.
+        needs_behaviour: Whether every action that trains must have the log-probabilities of its sampled ids.
 
     Raises:
-        InputError: a turn has no ids and no `tokenise` is given, an action is empty, or a reward is missing.
+        InputError: A turn has no ids and no `tokenise` is given, an action is empty, a reward is missing, or so are
+            the log-probabilities of an action that needs them: its text was repaired, or collected through an API.
     """
-    return [_lay_out(dialogue) for dialogue in _dialogues([_step(turn, rule, tokenise) for turn in turns])]
+    steps = [_step(turn, rule, tokenise, needs_behaviour) for turn in turns]
+    return [_lay_out(dialogue) for dialogue in _dialogues(steps)]
 
 
 def build_rows(turns: Iterable[Turn], rule: WeightRule, tokenise: Tokenise | None = None) -> list[Tree]:
@@ -167,6 +194,8 @@ def _lay_out(steps: Sequence[_Step]) -> Tree:
         target_source=np.array(targets.source, np.int32),
         target_token=np.array(targets.token, np.int32),
         target_weight=np.array(targets.weight, np.float32),
+        target_share=np.array(targets.share, np.float32),
+        behaviour_logprob=np.array(targets.logprob, np.float32),
         action_weights=np.array(targets.action_weights, np.float64),
         row_tokens=sum(rows),
     )
@@ -179,6 +208,8 @@ class _Targets:
         self.source: list[int] = []
         self.token: list[int] = []
         self.weight: list[float] = []
+        self.share: list[float] = []
+        self.logprob: list[float] = []
         self.action_weights: list[float] = []
 
     def add(self, parent: int, at: int, action: _Action) -> None:
@@ -188,25 +219,30 @@ class _Targets:
         self.source += [parent, *range(at, at + len(action.ids) - 1)]
         self.token += action.ids
         self.weight += [action.weight / len(action.ids)] * len(action.ids)
+        self.share += [1 / len(action.ids)] * len(action.ids)
+        self.logprob += action.logprobs if action.has_behaviour() else [math.nan] * len(action.ids)
         self.action_weights.append(action.weight)
 
 
-def _step(turn: Turn, rule: WeightRule, tokenise: Tokenise | None) -> _Step:
+def _step(turn: Turn, rule: WeightRule, tokenise: Tokenise | None, needs_behaviour: bool = False) -> _Step:
     where = f"trajectory {turn.trajectory} of round {turn.round}, turn {turn.turn}"
     prompt, ids = turn.prompt_ids, tuple(c.ids for c in turn.candidates)
+    logprobs = tuple(c.logprobs for c in turn.candidates)
     if not prompt and tokenise is not None:
-        given, actions = tokenise(turn)
-        prompt, ids = tuple(given), tuple(tuple(a) for a in actions)
+        given, written = tokenise(turn)
+        prompt, ids = tuple(given), tuple(tuple(a) for a in written)
+        logprobs = ((),) * len(ids)  # what was recorded is of tokens of another model
     if not prompt:
         raise InputError(f"{where} has no prompt_ids (collected through an API?); pass a tokenise function")
     if len(ids) != len(turn.candidates):
         raise InputError(f"{where}: tokenise gave {len(ids)} actions for {len(turn.candidates)} candidates")
     weights = [rule(turn, c) if c.status is CandidateStatus.OK else None for c in turn.candidates]
-    for candidate, action, weight in zip(turn.candidates, ids, weights, strict=True):
-        if weight is not None and not action:
-            raise InputError(f"{where}, candidate {candidate.index} is ok but has no ids; collect it again")
+    actions = tuple(map(_Action, ids, weights, logprobs))
+    for candidate, action in zip(turn.candidates, actions, strict=True):
+        if action.weight is not None:
+            action.check(f"{where}, candidate {candidate.index}", needs_behaviour)
     chosen = next((i for i, c in enumerate(turn.candidates) if c.index == turn.chosen), None)
-    return _Step(prompt, tuple(map(_Action, ids, weights)), chosen)
+    return _Step(prompt, actions, chosen)
 
 
 # --- packing ------------------------------------------------------------------
@@ -230,12 +266,16 @@ class PackedBatch(NamedTuple):
     """int32 [B, C]"""
     target_weight: Leaf
     """float32 [B, C]; 0 where there is no target."""
+    target_share: Leaf
+    """float32 [B, C] 1 over the length of the target's action; 0 where there is no target."""
+    behaviour_logprob: Leaf
+    """float32 [B, C] at temperature 1; NaN where it was not recorded, 0 where there is no target."""
 
 
 class Packer:
     """Packs trees in the order in which they come: first fit among the rows of the open batch.
 
-    A batch is closed by the first tree that none of its rows has room for, so that its content is a function
+    A batch is closed by the first tree that fits none of its rows, so that its content is a function
     of the trees and their order alone, and training can start while later trajectories still run.
 
     Example:
@@ -255,7 +295,7 @@ class Packer:
         """Takes a tree; returns the batch that it closed, if it closed one.
 
         Raises:
-            InputError: the tree is longer than a row; it is never cut.
+            InputError: The tree is longer than a row; it is never cut.
         """
         if len(tree) > self._capacity:
             raise InputError(
@@ -288,7 +328,7 @@ def pack(trees: Iterable[Tree], capacity: int, rows_per_batch: int) -> list[Pack
     Their denominator is `sum(tree.num_actions for tree in trees)`.
 
     Raises:
-        InputError: a tree is longer than `capacity`.
+        InputError: A tree is longer than `capacity`.
     """
     packer = Packer(capacity, rows_per_batch)
     batches = [packer.add(tree) for tree in trees]
@@ -304,6 +344,8 @@ def _fill(trees: Sequence[Tree], capacity: int) -> PackedBatch:
         target_source=np.zeros(capacity, np.int32),
         target_token=np.zeros(capacity, np.int32),
         target_weight=np.zeros(capacity, np.float32),
+        target_share=np.zeros(capacity, np.float32),
+        behaviour_logprob=np.zeros(capacity, np.float32),
     )
     at = target = 0
     for tree in trees:
@@ -311,5 +353,6 @@ def _fill(trees: Sequence[Tree], capacity: int) -> PackedBatch:
         row.tokens[here], row.positions[here], row.expiry[here] = tree.tokens, tree.positions, tree.expiry + at
         row.target_source[there] = tree.target_source + at
         row.target_token[there], row.target_weight[there] = tree.target_token, tree.target_weight
+        row.target_share[there], row.behaviour_logprob[there] = tree.target_share, tree.behaviour_logprob
         at, target = here.stop, there.stop
     return row

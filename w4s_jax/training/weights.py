@@ -4,13 +4,15 @@ Turn, Candidate → **weight or absent** → tree
 
 RLAO (arXiv 2504.04785) weighs every evaluated action by exp(r/τ); the supervised
 ablations clone the best action, or all that earned a reward; GRPO's baseline
-weighs by the advantage over the siblings. A rule is a small frozen object, so
-that one tree, one loss and one step serve them all.
+weighs by the advantage over the siblings, which may be negative. A rule is a small frozen
+object, so that one tree and one step serve them all. Skipped and failed candidates
+have no weight under any rule: no loss is on them, and they count in no mean.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
 from typing import Protocol
 
@@ -18,6 +20,15 @@ import numpy as np
 import numpy.typing as npt
 
 from w4s_jax.types import Candidate, CandidateStatus, InputError, Turn
+
+
+class WeightName(enum.StrEnum):
+    """Names of the rules."""
+
+    RWR = "rwr"
+    BEST = "best"
+    POSITIVE = "positive"
+    GROUP = "group"
 
 
 class WeightRule(Protocol):
@@ -70,9 +81,14 @@ class PositiveReward:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GroupAdvantage:
-    """The on-policy GRPO baseline (arXiv 2402.03300): (r − mean)/(std + ε) among a turn's evaluated siblings."""
+    """GRPO's advantage (arXiv 2402.03300): (r − mean)/(std + ε) among a turn's evaluated candidates.
+
+    An action that earned less than its siblings has a negative weight. A candidate that was skipped or failed is not
+    one of them: it earned no reward that could be compared.
+    """
 
     epsilon: float = 1e-4
+    """Keeps a group of nearly equal rewards from weighing without bound."""
 
     def __call__(self, turn: Turn, candidate: Candidate) -> float:
         """See `WeightRule`; 0 where all siblings earned the same."""
@@ -80,9 +96,31 @@ class GroupAdvantage:
         return float((_reward(turn, candidate) - np.mean(group)) / (np.std(group) + self.epsilon))
 
 
+def make_weights(name: str, *, tau: float = RewardWeighted.tau) -> WeightRule:
+    """The rule of a name.
+
+    Args:
+        name: A `WeightName`: `rwr` is RLAO's, `best` and `positive` are its ablations, `group` is GRPO's advantage.
+        tau: Temperature of `rwr`; the others have none.
+
+    Raises:
+        InputError: An unknown name, or a temperature that cannot weigh.
+    """
+    match name:
+        case WeightName.RWR:
+            return RewardWeighted(tau=tau)
+        case WeightName.BEST:
+            return BestAction()
+        case WeightName.POSITIVE:
+            return PositiveReward()
+        case WeightName.GROUP:
+            return GroupAdvantage()
+    raise InputError(f"weights={name!r} is unknown; choose one of {', '.join(WeightName)}")
+
+
 def effective_sample_size(weights: npt.ArrayLike) -> float:
-    """Kish's (Σw)²/Σw²: the number of equally weighted actions that `weights` [A] are worth; 0.0 of none."""
-    w = np.asarray(weights, np.float64)
+    """Kish's (Σ|w|)²/Σw²: the number of equally weighted actions that `weights` [A] are worth; 0.0 of none."""
+    w = np.abs(np.asarray(weights, np.float64))
     square = float(np.sum(w * w))
     return float(np.sum(w)) ** 2 / square if square else 0.0
 

@@ -22,7 +22,7 @@ from types import MappingProxyType
 import jax
 
 from w4s_jax.errors import first_line
-from w4s_jax.training import described
+from w4s_jax.preflight import described
 from w4s_jax.types import InputError
 
 
@@ -132,7 +132,7 @@ class Topology:
         """Reads `v5e:4x4`, `h100:8`, `h100` (one), or a cloud name such as `v5e-16`.
 
         Raises:
-            InputError: an unknown chip or shape, or no slice.
+            InputError: An unknown chip or shape, or no slice.
         """
         full = spec.replace("-", ":", 1) if spec not in SLICES else f"{spec.partition('-')[0]}:{SLICES[spec]}"
         full += ":1" if full in CHIPS and CHIPS[full].gpu else ""
@@ -173,7 +173,7 @@ class Topology:
         """Described devices, for compiling alone; the compiler describes them, no chip is needed.
 
         Raises:
-            InputError: the compiler is not installed, or does not know the shape.
+            InputError: The compiler is not installed, or does not know the shape.
         """
         if self.chip.gpu:
             memory, bandwidth = self.chip.hbm_bytes, self.chip.hbm_bandwidth

@@ -49,7 +49,7 @@ class _Gpu:
     """
 
     kind: str
-    """As the driver spells it."""
+    """The driver's name of it."""
     capability: int
     """Major compute capability; the minor one is 0."""
     cores: int
@@ -60,8 +60,8 @@ class _Gpu:
     shared: int
     """Shared memory of a multiprocessor; a block may have 1 KiB less."""
 
-    def spelled(self, memory: int, bandwidth: int) -> str:
-        """As text of XLA's `GpuTargetConfigProto`."""
+    def to_proto_text(self, memory: int, bandwidth: int) -> str:
+        """The text of XLA's `GpuTargetConfigProto`."""
         own_features = "feature_extension: ACCELERATED_FEATURES" if self.capability >= 9 else ""
         return f"""
             platform_name: "CUDA"
@@ -110,7 +110,7 @@ def tpus(name: str, host: Sequence[int], num_slices: int) -> Sequence[jax.Device
 
     Raises:
         InputError: libtpu is not installed.
-        RuntimeError, ValueError: it does not know the shape.
+        RuntimeError, ValueError: It does not know the shape.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise InputError(
@@ -139,7 +139,7 @@ def gpus(name: str, per_host: int, hosts: int, *, memory: float, bandwidth: floa
         bandwidth: Of its memory, bytes a second.
 
     Raises:
-        InputError: the plugin is not installed.
+        InputError: The plugin is not installed.
     """
     if not any(map(importlib.util.find_spec, CUDA_PLUGINS)):
         raise InputError(
@@ -147,7 +147,7 @@ def gpus(name: str, per_host: int, hosts: int, *, memory: float, bandwidth: floa
             "pip install 'jax[cuda13]' (about 4 GB), take .venv-aot of `make aot`, or leave --topology out for the "
             "devices of this machine"
         )
-    target = _GPUS[name].spelled(int(memory), int(bandwidth))
+    target = _GPUS[name].to_proto_text(int(memory), int(bandwidth))
     return _described(_NO_GPU, "cuda", topology_name=name, topology=f"1x{hosts}x{per_host}", target_config=target)
 
 

@@ -5,9 +5,11 @@ devices → **local_chip** → estimate; Trainer → **measured_seconds** → ra
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,9 +18,10 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from w4s_jax.policy.transformer import init_variables
-from w4s_jax.training.chips import Chip
+from w4s_jax.preflight.chips import Chip
 from w4s_jax.training.step import Trainer
 from w4s_jax.training.tree import PackedBatch
+from w4s_jax.types import InputError
 
 _SIZE = {"cpu": 1024}
 """Side of the square matrices multiplied, by platform; 8,192 elsewhere."""
@@ -36,10 +39,10 @@ def local_chip(dtype: DTypeLike) -> Chip:
     product = best_seconds(jax.jit(lambda x: x @ x), a)
     wide = jnp.ones(2**26, jnp.float32)
     copy = best_seconds(jax.jit(lambda x: x + 1.0), wide)
-    stats = device.memory_stats() or {}
+    memory = (device.memory_stats() or {}).get("bytes_limit") or host_bytes() / jax.local_device_count()
     return Chip(
         name=device.device_kind,
-        hbm_bytes=float(stats.get("bytes_limit", host_bytes() / jax.local_device_count())),
+        hbm_bytes=float(memory),
         # Virtual devices of one CPU share it.
         matrix_flops=2.0 * size**3 / product / _sharers(),
         hbm_bandwidth=2.0 * wide.nbytes / copy / _sharers(),
@@ -50,10 +53,26 @@ def _sharers() -> int:
     return jax.local_device_count() if jax.devices()[0].platform == "cpu" else 1
 
 
-def host_bytes() -> float:
-    """Memory of this machine."""
-    with open("/proc/meminfo") as file:
-        return float(file.readline().split()[1]) * 1024
+def host_bytes(meminfo: Path = Path("/proc/meminfo")) -> float:
+    """Memory of this machine, in bytes: `MemTotal` of Linux, else what POSIX says.
+
+    Args:
+        meminfo: Linux's table of the machine's memory, one `Name: number kB` a line.
+
+    Raises:
+        InputError: Neither says it.
+    """
+    try:
+        for line in meminfo.read_text(encoding="ascii", errors="replace").splitlines():
+            match line.split():
+                case ["MemTotal:", size, "kB"] if size.isdigit():
+                    return float(size) * 1024
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"the memory of this machine is unknown: {meminfo} has no line MemTotal and sysconf fails ({error}); "
+            "give --topology, which needs no machine"
+        ) from None
 
 
 def best_seconds(work: Callable[..., Any], *args: Any, repeats: int = 5) -> float:
@@ -95,5 +114,15 @@ def full_rows(rows: int, row_length: int, vocab_size: int) -> PackedBatch:
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, vocab_size, (rows, row_length), np.int32)
     index = np.broadcast_to(np.arange(row_length, dtype=np.int32), tokens.shape).copy()
-    weight = np.full(tokens.shape, 1.0 / row_length, np.float32)
-    return PackedBatch(tokens, index, np.full_like(index, row_length), index, tokens, weight)
+    share = np.full(tokens.shape, 1.0 / row_length, np.float32)
+    uniform = np.full(tokens.shape, -np.log(vocab_size), np.float32)
+    return PackedBatch(
+        tokens=tokens,
+        positions=index,
+        expiry=np.full_like(index, row_length),
+        target_source=index,
+        target_token=tokens,
+        target_weight=share,
+        target_share=share,
+        behaviour_logprob=uniform,
+    )

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import math
+import os
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,16 @@ from w4s_jax.policy.generate import GeneratorConfig
 from w4s_jax.policy.lora import LoraConfig
 from w4s_jax.policy.sharding import host_mesh, make_mesh
 from w4s_jax.policy.transformer import Transformer
-from w4s_jax.training.chips import CHIPS, SLICES, Topology
-from w4s_jax.training.collectives import Traffic
+from w4s_jax.preflight import plan
+from w4s_jax.preflight.chips import CHIPS, SLICES, Chip, Topology
+from w4s_jax.preflight.collectives import Traffic
+from w4s_jax.preflight.compile import DoesNotFitError, compile_sampler, compile_step, compiled, largest_rows
+from w4s_jax.preflight.measure import host_bytes
+from w4s_jax.preflight.plan import PreflightConfig, preflight
+from w4s_jax.preflight.roofline import Shape, axis_bandwidth, estimate, gradient_flops, hbm_traffic
+from w4s_jax.preflight.summary import format_summary, to_json
+from w4s_jax.training.losses import GRPO
 from w4s_jax.training.optimizer import OptimizerConfig
-from w4s_jax.training.preflight import DoesNotFitError, compile_sampler, compile_step, compiled, largest_rows
-from w4s_jax.training.roofline import Shape, axis_bandwidth, estimate, gradient_flops, hbm_traffic
 from w4s_jax.training.step import Trainer
 from w4s_jax.types import InputError
 
@@ -49,6 +55,8 @@ def test_flops_of_a_model_small_enough_to_count_by_hand():
     assert gradient_flops(config, shape, remat="attention") == 4 * 2 * maps + 4 * 2 * logits + 14 * attention
     assert gradient_flops(config, shape, remat="dots") == 3 * 2 * maps + 4 * 2 * logits + 14 * attention
     assert gradient_flops(config, shape, frozen_base=True) == 2 * 2 * maps + 2 * 2 * logits + 12 * attention
+    with_start = gradient_flops(config, shape, frozen_base=True, reference=True)
+    assert with_start == 3 * 2 * maps + 3 * 2 * logits + 16 * attention
     assert Shape.full_rows(2, 3) == Shape(tokens=6, targets=6, pairs=12)
 
 
@@ -135,7 +143,7 @@ def test_a_sampler_holds_its_weights_in_the_compute_dtype_and_its_cache():
     assert grown >= 2 * 2 * 1 * 2 * 128 * SMALL.num_kv_heads * SMALL.head_dim
 
 
-def test_the_compilers_cry_for_memory_becomes_the_bytes_it_asked_for():
+def test_a_compiler_that_runs_out_of_memory_says_how_many_bytes_it_asked_for():
     def failing():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in hbm. Used 20.50G of 15.75G hbm.")
 
@@ -221,7 +229,7 @@ def test_gpus_of_a_host_are_joined_by_a_switch_and_hosts_by_a_port_each():
     assert (across["fsdp"], across["tensor"]) == (50e9, 450e9)
 
 
-def test_jax_takes_three_quarters_of_a_gpu_or_what_it_is_told(monkeypatch):
+def test_jax_takes_three_quarters_of_a_gpu_or_the_share_that_is_set(monkeypatch):
     names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
     for name in names:
         monkeypatch.setenv(name, "")
@@ -301,3 +309,79 @@ def test_a_decode_step_for_chips_that_are_not_there_copies_no_cache(topology, co
     slots, kv_heads = 8 // mesh.shape["data"], config.num_kv_heads // mesh.shape["tensor"]
     cache = 2 * 2 * config.num_layers * slots * kv_heads * (8192 + 5 * 4096) * config.head_dim
     assert found.memory < found.weights + 1.15 * cache + 2**27
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["MemTotal:  8 kB\n", "Buffers: 3 kB\nMemTotal: 8 kB\n", "MemTotal:", "MemTotal: many kB\n", "", None],
+)
+def test_the_memory_of_a_machine_is_known_without_the_line_that_linux_has(tmp_path, text):
+    path = tmp_path / "meminfo"
+    if text is not None:
+        path.write_text(text)
+    by_posix = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert host_bytes(path) == (8192 if text and "8 kB" in text else by_posix)
+
+
+def test_a_machine_that_says_nothing_of_its_memory_is_one_line(tmp_path, monkeypatch):
+    def unknown(_):
+        raise ValueError("unrecognized configuration name")
+
+    monkeypatch.setattr(os, "sysconf", unknown)
+    with pytest.raises(InputError, match=r"the memory of this machine is unknown: .*; give --topology"):
+        host_bytes(tmp_path / "absent")
+
+
+def a_run(**changes):
+    fields = {"name": "small", "optimizer": OptimizerConfig(), "row_length": 64, "rows_per_batch": 1}
+    fields |= {"model": Transformer(config=SMALL), "find_largest": False, "suggest_mesh": False, "mesh": "fsdp=8"}
+    return PreflightConfig(**fields | changes)
+
+
+def test_a_preflight_is_a_call_that_says_what_it_compiled(capsys):
+    notes = []
+    result = preflight(a_run(find_largest=True), notes.append)
+    assert result.fits
+    assert result.largest_rows > 1
+    assert len([line for line in notes if line.startswith("step of")]) >= 3
+    assert result.fit.memory == compile_step(trainer("fsdp=8"), 8, 64).memory
+    assert result.target.shards == 8
+    assert capsys.readouterr() == ("", "")
+    json = to_json(result)
+    assert (json["tokens_per_step"], json["largest_batch"], json["mesh"]) == (512, result.largest_rows, "fsdp=8")
+    assert json["flops_per_step"] == gradient_flops(SMALL, Shape.full_rows(8, 64))
+    assert f"--rows_per_batch={result.largest_rows}" in format_summary(result)
+
+
+def test_what_would_fit_is_said_of_a_run_that_does_not(monkeypatch):
+    """A chip of 1 byte, then one that has what it takes: as if tensor=2 were enough."""
+
+    def chip(size):
+        return Chip(name="small", hbm_bytes=size, matrix_flops=1e12, hbm_bandwidth=1e11)
+
+    sizes = iter([1.0, 2.0**40])  # of --mesh=fsdp=8, of the first other
+    monkeypatch.setattr(plan, "local_chip", lambda _: chip(next(sizes)))
+    result = preflight(a_run(suggest_mesh=True), lambda _: None)
+    assert not result.fits
+    assert result.suggested_mesh == to_json(result)["suggested_mesh"] == "fsdp=4,tensor=2"
+    last = format_summary(result).splitlines()[-1]
+    assert last.startswith("remedy          try --mesh=fsdp=4,tensor=2, which fits, --lora_rank=16")
+
+
+def test_a_program_that_the_compiler_refuses_is_an_answer_too(monkeypatch):
+    def refused(*_):
+        raise DoesNotFitError("the gradient", 20.5 * 2**30)
+
+    monkeypatch.setattr(plan, "compile_step", refused)
+    result = preflight(a_run(), lambda _: None)
+    assert (result.fits, result.largest_rows, to_json(result)["fits"]) == (False, 0, False)
+    assert "small on 8 × cpu does NOT fit: the gradient needs 20.50 GiB a chip" in format_summary(result)
+
+
+def test_a_start_that_is_kept_takes_the_memory_of_the_parameters():
+    plain, kept = (
+        compile_step(dataclasses.replace(trainer(), loss=loss), 4, 64).memory
+        for loss in (GRPO(), GRPO(kl_coefficient=0.1))
+    )
+    assert kept.parameters == 2 * plain.parameters
+    assert kept.optimizer == plain.optimizer

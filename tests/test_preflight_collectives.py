@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from w4s_jax.policy.sharding import make_mesh
-from w4s_jax.training.collectives import collectives
+from w4s_jax.preflight.collectives import collectives
 
 
 def compiled(body, mesh, in_spec, out_spec, shape):
@@ -98,7 +98,7 @@ def test_every_spelling_of_groups_is_read(mesh, groups, axes):
 
 
 def test_a_loop_without_a_trip_count_is_counted_by_its_condition(mesh):
-    """As TPU programs are printed."""
+    """As in the text of TPU programs."""
     text = """
 %below.1 (p: (s32[], f32[4])) -> pred[] {
   %six = s32[]{:T(128)} constant(6), backend_config={}

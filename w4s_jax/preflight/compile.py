@@ -1,6 +1,6 @@
 """Does a run fit its chips, and what would a step take? Answered by the compiler, without the chips.
 
-Trainer, rows × tokens → compile ahead of time → **Compiled** (memory by kind, traffic) → largest batch → Plan
+Trainer, rows × tokens → compile ahead of time → **Compiled** (memory by kind, traffic) → plan
 
 The very programs of a run are compiled: the gradient of a micro-batch, the update, and the
 decode step of sampling. Memory is the compiler's; `largest_rows` compiles twice, takes
@@ -24,8 +24,8 @@ from jax.sharding import Mesh
 from w4s_jax.policy import decode, sharding
 from w4s_jax.policy.generate import GeneratorConfig, idle_state, in_compute_dtype
 from w4s_jax.policy.transformer import Transformer, param_shapes
-from w4s_jax.training.collectives import Traffic, collectives
-from w4s_jax.training.described import compiling_for
+from w4s_jax.preflight.collectives import Traffic, collectives
+from w4s_jax.preflight.described import compiling_for
 from w4s_jax.training.step import Trainer
 from w4s_jax.types import W4sError
 
@@ -95,7 +95,7 @@ def compile_step(trainer: Trainer, rows: int, row_length: int) -> Compiled:
         row_length: Tokens of a row.
 
     Raises:
-        DoesNotFitError: a program alone needs more than a chip has.
+        DoesNotFitError: A program alone needs more than a chip has.
     """
     begun = time.perf_counter()
     state, grads = trainer.abstract_state, trainer.abstract_grads
@@ -125,7 +125,7 @@ def compile_sampler(model: Transformer, config: GeneratorConfig, mesh: Mesh) -> 
         mesh: Of the devices that one process samples on.
 
     Raises:
-        DoesNotFitError: it needs more than a chip has.
+        DoesNotFitError: It needs more than a chip has.
     """
     begun, block = time.perf_counter(), config.block_on(mesh.devices.flat[0].platform)
     model = model.clone(mesh=mesh, remat="none")
@@ -181,10 +181,10 @@ def largest_rows(compile_rows: Callable[[int], int], limit: float) -> int:
 
 
 def compiled(what: str, compile_program: Callable[[], Any]) -> Any:
-    """Compiles; the compiler's cry for memory becomes an error of ours.
+    """Compiles; where the compiler runs out of memory, that becomes an error of ours.
 
     Raises:
-        DoesNotFitError: with the bytes that it asked for.
+        DoesNotFitError: With the bytes that it asked for.
     """
     try:
         return compile_program()
@@ -199,8 +199,8 @@ def compiled(what: str, compile_program: Callable[[], Any]) -> Any:
 def own_bytes(program: Any, mesh: Mesh) -> int:
     """What a program holds at its peak besides its arguments.
 
-    A TPU compiler's peak counts the arguments, too, and its sum of temporaries counts room twice that one after the
-    other uses; on other platforms the peak leaves out the temporaries.
+    A TPU compiler's peak counts the arguments, too, and its sum of temporaries counts memory twice that one after
+    the other uses; on other platforms the peak leaves out the temporaries.
     """
     m = program.memory_analysis()
     if mesh.devices.flat[0].platform == "tpu":

@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 
 from w4s_jax.policy.config import ModelConfig
 from w4s_jax.policy.sharding import BATCH_AXES, divided
-from w4s_jax.training.chips import Chip, Topology
-from w4s_jax.training.collectives import Traffic
+from w4s_jax.preflight.chips import Chip, Topology
+from w4s_jax.preflight.collectives import Traffic
 from w4s_jax.training.tree import Tree
 
 LAYERS_AGAIN = ("full", "attention")
@@ -66,7 +66,9 @@ def layer_parameters(config: ModelConfig) -> int:
     return c.embed_dim * c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads) + 3 * c.embed_dim * c.mlp_dim
 
 
-def gradient_flops(config: ModelConfig, shape: Shape, *, frozen_base: bool = False, remat: str | None = None) -> int:
+def gradient_flops(
+    config: ModelConfig, shape: Shape, *, frozen_base: bool = False, remat: str | None = None, reference: bool = False
+) -> int:
     """FLOPs of one gradient: two a multiplication, forward once, backward twice for every matrix product.
 
     Attention that does not keep its scores computes them again in the backward pass: five products there, four of them
@@ -77,11 +79,12 @@ def gradient_flops(config: ModelConfig, shape: Shape, *, frozen_base: bool = Fal
         shape: What it is asked for.
         frozen_base: LoRA: no gradient of the base is formed (the adapters' own work is below a percent and left out).
         remat: A key of `transformer.REMAT`: counts what is computed again, logits too; None: nothing is.
+        reference: Whether the loss compares with the frozen start, which is run forward, too.
     """
-    passes = 2 if frozen_base else 3
+    passes = (2 if frozen_base else 3) + reference
     layers = 2 * (passes + (remat in LAYERS_AGAIN)) * layer_parameters(config) * shape.tokens
     again = 0 if remat is None else 2 + 4 * (remat == "full")
-    attention = (4 + 8 + again) * config.num_heads * config.head_dim * shape.pairs
+    attention = (4 * (1 + reference) + 8 + again) * config.num_heads * config.head_dim * shape.pairs
     logits = 2 * (passes + (remat is not None)) * config.embed_dim * config.vocab_size * shape.targets
     return config.num_layers * (layers + attention) + logits
 
