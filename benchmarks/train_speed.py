@@ -39,7 +39,7 @@ from w4s_jax.policy.sharding import make_mesh
 from w4s_jax.policy.transformer import Transformer
 from w4s_jax.preflight.measure import local_chip, measured_seconds
 from w4s_jax.preflight.roofline import Shape, gradient_flops
-from w4s_jax.training.optimizer import OptimizerConfig
+from w4s_jax.training.config import OptimizerConfig
 from w4s_jax.training.step import Trainer
 from w4s_jax.training.tree import build_rows, pack
 from w4s_jax.training.weights import RewardWeighted

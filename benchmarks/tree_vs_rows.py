@@ -31,7 +31,7 @@ from w4s_jax.policy.kernels import tree_attention_for
 from w4s_jax.policy.sharding import make_mesh
 from w4s_jax.policy.transformer import Transformer, init_variables
 from w4s_jax.preflight.roofline import Shape, gradient_flops
-from w4s_jax.training.optimizer import OptimizerConfig
+from w4s_jax.training.config import OptimizerConfig
 from w4s_jax.training.step import GradSum, Trainer, TrainState
 from w4s_jax.training.tree import PackedBatch, Tree, build_rows, build_trees, pack
 from w4s_jax.training.weights import RewardWeighted

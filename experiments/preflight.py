@@ -24,6 +24,7 @@ from w4s_jax.run.meta_agent import with_settings
 from w4s_jax.run.models import find_config, generator_config, make_model
 from w4s_jax.run.progress import note
 from w4s_jax.run.training import optimizer_config
+from w4s_jax.training.losses import make_loss
 
 from . import app
 from .flags import Flags
@@ -84,6 +85,7 @@ def preflight_config() -> PreflightConfig:
         name=name,
         model=make_model(shape, run, None),
         optimizer=optimizer_config(run.training, 0),
+        loss=make_loss(run.training.loss_config),
         generator=generator_config(shape, run) if SAMPLING.value else None,
         row_length=run.training.row_length,
         rows_per_batch=run.training.rows_per_batch,

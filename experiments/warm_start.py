@@ -29,8 +29,8 @@ from w4s_jax.prompts import CompactTemplate
 from w4s_jax.run.config import RunConfig
 from w4s_jax.run.progress import Progress
 from w4s_jax.tasks.toy import FAMILIES, SEEN
-from w4s_jax.training.learner import Learner, LearnerConfig
-from w4s_jax.training.optimizer import OptimizerConfig
+from w4s_jax.training.config import LearnerConfig, OptimizerConfig
+from w4s_jax.training.learner import Learner
 from w4s_jax.training.step import Trainer
 from w4s_jax.training.weights import BestAction
 from w4s_jax.types import Candidate, CandidateStatus, InputError, Message, Trajectory, Turn

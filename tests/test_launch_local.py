@@ -17,7 +17,7 @@ from benchmarks.kill_and_resume import FLAGS, Left, differences, ended, stopped_
 from w4s_jax.policy.sharding import make_mesh
 from w4s_jax.policy.transformer import Transformer
 from w4s_jax.run.training import sampling_mesh
-from w4s_jax.training.optimizer import OptimizerConfig
+from w4s_jax.training.config import OptimizerConfig
 from w4s_jax.training.step import Trainer
 
 pytestmark = pytest.mark.slow

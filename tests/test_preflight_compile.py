@@ -24,8 +24,8 @@ from w4s_jax.preflight.measure import host_bytes
 from w4s_jax.preflight.plan import PreflightConfig, preflight
 from w4s_jax.preflight.roofline import Shape, axis_bandwidth, estimate, gradient_flops, hbm_traffic
 from w4s_jax.preflight.summary import format_summary, to_json
+from w4s_jax.training.config import OptimizerConfig
 from w4s_jax.training.losses import GRPO
-from w4s_jax.training.optimizer import OptimizerConfig
 from w4s_jax.training.step import Trainer
 from w4s_jax.types import InputError
 

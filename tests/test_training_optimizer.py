@@ -4,21 +4,22 @@ import numpy as np
 import optax
 import pytest
 
-from w4s_jax.training.optimizer import OptimizerConfig
+from w4s_jax.training.config import OptimizerConfig
+from w4s_jax.training.optimizer import make_schedule, make_transformation
 from w4s_jax.types import InputError
 
 
 def test_the_warm_up_rises_linearly_and_the_cosine_falls_to_its_share():
-    rate = OptimizerConfig(
-        learning_rate=2.0, schedule_name="cosine", warmup_steps=4, total_steps=12, final_fraction=0.1
-    ).schedule()
+    rate = make_schedule(
+        OptimizerConfig(learning_rate=2.0, schedule_name="cosine", warmup_steps=4, total_steps=12, final_fraction=0.1)
+    )
     got = [float(rate(step)) for step in (0, 1, 3, 4, 8, 12, 99)]
     np.testing.assert_allclose(got, [0.5, 1.0, 2.0, 2.0, 2.0 * 0.55, 0.2, 0.2], rtol=1e-6)
-    assert float(OptimizerConfig(learning_rate=2.0).schedule()(0)) == 2.0
+    assert float(make_schedule(OptimizerConfig(learning_rate=2.0))(0)) == 2.0
 
 
 def one_update(config, params, grads):
-    tx = config.transformation()
+    tx = make_transformation(config)
     updates, _ = tx.update(grads, tx.init(params), params)
     return optax.apply_updates(params, updates)
 
@@ -40,7 +41,7 @@ def test_sgd_subtracts_the_gradient_times_the_rate():
 def test_adafactor_keeps_rows_and_columns_and_is_not_scaled_by_the_parameter():
     config = OptimizerConfig(name="adafactor", learning_rate=0.1)
     small, large = {"kernel": jnp.full((128, 256), 0.01)}, {"kernel": jnp.full((128, 256), 10.0)}
-    kept = sum(x.size for x in jax.tree.leaves(config.transformation().init(small)))
+    kept = sum(x.size for x in jax.tree.leaves(make_transformation(config).init(small)))
     assert kept < 2 * (128 + 256)
     steps = [one_update(config, p, {"kernel": jnp.ones((128, 256))})["kernel"] - p["kernel"] for p in (small, large)]
     np.testing.assert_allclose(steps[0], steps[1], atol=1e-5)
@@ -54,7 +55,7 @@ def test_moments_kept_in_bfloat16_take_half_the_memory_and_follow_those_of_float
     grads = [jnp.asarray(rng.normal(0.3, 1.0, (128, 128)), jnp.float32) for _ in range(100)]
 
     def walked(dtype):
-        tx = OptimizerConfig(name=name, learning_rate=1e-2, moment_dtype=dtype).transformation()
+        tx = make_transformation(OptimizerConfig(name=name, learning_rate=1e-2, moment_dtype=dtype))
         params = {"kernel": jnp.zeros((128, 128))}
         state = tx.init(params)
         for grad in grads:

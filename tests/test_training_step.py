@@ -12,7 +12,7 @@ from w4s_jax.policy.lora import LoraConfig
 from w4s_jax.policy.sharding import make_mesh
 from w4s_jax.policy.transformer import Transformer, param_shapes
 from w4s_jax.training.checkpoint import param_digest
-from w4s_jax.training.optimizer import OptimizerConfig
+from w4s_jax.training.config import OptimizerConfig
 from w4s_jax.training.step import Trainer
 from w4s_jax.training.tree import build_rows, build_trees, pack
 from w4s_jax.training.weights import RewardWeighted

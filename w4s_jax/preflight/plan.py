@@ -24,8 +24,8 @@ from w4s_jax.preflight.compile import Compiled, DoesNotFitError, Memory, Sampler
 from w4s_jax.preflight.compile import largest_rows as largest_that_fits
 from w4s_jax.preflight.measure import full_rows, local_chip, measured_seconds
 from w4s_jax.preflight.roofline import Estimate, Shape
+from w4s_jax.training.config import OptimizerConfig
 from w4s_jax.training.losses import Loss, RewardWeightedRegression
-from w4s_jax.training.optimizer import OptimizerConfig
 from w4s_jax.training.step import Trainer
 from w4s_jax.types import InputError
 

@@ -22,12 +22,23 @@ from w4s_jax.search.base import StopRules
 from w4s_jax.search.w4s import W4SStrategy
 from w4s_jax.tasks.custom import SCORERS, CustomFormat
 from w4s_jax.tasks.splits import NAMES
+from w4s_jax.training.config import (
+    LearnerConfig,
+    LossConfig,
+    LossKind,
+    MomentDtype,
+    OptimizerConfig,
+    OptimizerName,
+    ScheduleName,
+)
+from w4s_jax.training.weights import RewardWeighted, WeightName
 from w4s_jax.types import InputError, SamplingOptions
 
 DTYPES = ("float32", "bfloat16")
 
 _collect, _evaluation, _metered, _reward = CollectOptions(), EvaluationOptions(), MeteredOptions(), RewardConfig()
 _format, _sampling, _stop = CustomFormat(), SamplingOptions(), StopRules()
+_learner, _loss, _optimizer = LearnerConfig(), LossConfig(), OptimizerConfig()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,21 +173,35 @@ class TrainingConfig:
     distributed: bool = option(
         False, "Join the other processes of this run; see docs/launch.md.", decides_results=False
     )
-    tau: float = option(0.4, "Temperature of the reward weights exp(r / tau).", least=1e-3)
-    weights: str = option("rwr", "rwr: RLAO; others are its ablations.", choices=("rwr", "best", "positive"))
+    tau: float = option(RewardWeighted.tau, "Temperature of the reward weights exp(r / tau).", least=1e-3)
+    loss: str = option(
+        _loss.kind, "rwr: reward-weighted regression; grpo: GRPO's clipped ratio.", choices=tuple(LossKind)
+    )
+    weights: str = option(
+        str(WeightName.RWR),
+        "rwr: RLAO's exp(r / tau); best and positive are its ablations; group: GRPO's advantage.",
+        choices=tuple(WeightName),
+    )
+    clip_low: float = option(_loss.clip_low, "Of grpo: how far below 1 a ratio still counts.", least=0.0, most=1.0)
+    clip_high: float = option(_loss.clip_high, "Of grpo: how far above 1.", least=0.0)
+    kl_coefficient: float = option(_loss.kl_coefficient, "Of grpo: penalty for leaving the start (0: none).", least=0.0)
     num_rounds: int = option(1, "Rounds of collecting and training.", least=0)
     trajectories_per_round: int = option(24, "Trajectories collected a round.", least=1)
-    trajectories_per_step: int = option(4, "Trajectories in one optimiser step.", least=1)
+    trajectories_per_step: int = option(_learner.trajectories_per_step, "Trajectories in one optimiser step.", least=1)
     epochs: int = option(1, "Passes over a round's trajectories.", least=1)
     trajectories: tuple[str, ...] = option((), "Train on these stored trajectories alone (files or run directories).")
-    optimizer: str = option("adamw", "Optimiser.", choices=("adamw", "adafactor", "sgd"))
-    learning_rate: float = option(2e-5, "Learning rate.", least=0.0)
-    schedule: str = option("constant", "Learning rate after its warm-up.", choices=("constant", "cosine"))
-    warmup_steps: int = option(0, "Steps of linear warm-up.", least=0)
-    moment_dtype: str = option("float32", "Type of kept moments.", choices=DTYPES)
-    max_grad_norm: float = option(1.0, "Clip gradients to this norm (0: none).", least=0.0)
-    row_length: int = option(8192, "Tokens of one packed row; a tree must fit one.", least=8, decides_results=False)
-    rows_per_batch: int = option(1, "Packed rows of one micro-batch and data shard.", least=1, decides_results=False)
+    optimizer: str = option(_optimizer.name, "Optimiser.", choices=tuple(OptimizerName))
+    learning_rate: float = option(_optimizer.learning_rate, "Learning rate.", least=0.0)
+    schedule: str = option(_optimizer.schedule_name, "Learning rate after its warm-up.", choices=tuple(ScheduleName))
+    warmup_steps: int = option(_optimizer.warmup_steps, "Steps of linear warm-up.", least=0)
+    moment_dtype: str = option(_optimizer.moment_dtype, "Type of kept moments.", choices=tuple(MomentDtype))
+    max_grad_norm: float = option(_optimizer.max_grad_norm, "Clip gradients to this norm (0: none).", least=0.0)
+    row_length: int = option(
+        _learner.row_length, "Tokens of one packed row; a tree must fit one.", least=8, decides_results=False
+    )
+    rows_per_batch: int = option(
+        _learner.rows_per_batch, "Packed rows of one micro-batch and data shard.", least=1, decides_results=False
+    )
     remat: str = option(
         "full", "How much of a layer the backward pass computes again.",
         choices=("none", "dots", "attention", "full"), decides_results=False,
@@ -190,11 +215,19 @@ class TrainingConfig:
     keep_checkpoints: int = option(2, "Checkpoints kept.", least=1, decides_results=False)
 
     @property
+    def loss_config(self) -> LossConfig:
+        """What is minimised, with its numbers."""
+        return LossConfig(
+            kind=self.loss, clip_low=self.clip_low, clip_high=self.clip_high, kl_coefficient=self.kl_coefficient
+        )
+
+    @property
     def eval_turns(self) -> tuple[int, ...]:
         """Numbers of turns after which the best workflow is tested too."""
         return tuple(int(turns) for turns in self.eval_after_turns)
 
     def __post_init__(self) -> None:
+        self.loss_config.check_weights(self.weights)
         if self.trajectories and self.num_rounds != 1:
             raise InputError(f"--num_rounds={self.num_rounds} with --trajectories; offline training is one round")
         bad = [turns for turns in self.eval_after_turns if not turns.isdecimal()]

@@ -26,10 +26,11 @@ from w4s_jax.run.export import export
 from w4s_jax.run.models import MetaAgent, load_meta_agent, open_mesh
 from w4s_jax.run.processes import Follower
 from w4s_jax.training.checkpoint import Checkpoints
-from w4s_jax.training.learner import Learner, LearnerConfig, StepRecord
-from w4s_jax.training.optimizer import OptimizerConfig
+from w4s_jax.training.config import LearnerConfig, OptimizerConfig
+from w4s_jax.training.learner import Learner, StepRecord
+from w4s_jax.training.losses import make_loss
 from w4s_jax.training.step import Trainer
-from w4s_jax.training.weights import BestAction, PositiveReward, RewardWeighted, WeightRule
+from w4s_jax.training.weights import make_weights
 from w4s_jax.types import Trajectory, Turn
 
 
@@ -112,7 +113,12 @@ def open_training(
     training = config.training
     mesh = open_mesh(config.device.mesh)
     agent = load_meta_agent(config, mesh)
-    trainer = Trainer(model=agent.model, mesh=mesh, optimizer=optimizer_config(training, len(stored)))
+    trainer = Trainer(
+        model=agent.model,
+        mesh=mesh,
+        optimizer=optimizer_config(training, len(stored)),
+        loss=make_loss(training.loss_config),
+    )
     checkpoints = Checkpoints(str(directory.checkpoints.resolve()), keep=training.keep_checkpoints)
     if checkpoints.steps():
         restored = checkpoints.restore(trainer.abstract_state._replace(frozen=trainer.place_frozen(agent.variables)))
@@ -125,7 +131,7 @@ def open_training(
     learner = Learner(
         trainer,
         state,
-        weight_rule(training),
+        make_weights(training.weights, tau=training.tau),
         learner_config(training, mesh),
         tokenise=lambda turn: tokenised(agent, turn),
     )
@@ -177,13 +183,6 @@ def _obey(training: Training, segments: SegmentStore, what: str, **facts: Any) -
             training.export()
         case _:
             raise AssertionError(what)
-
-
-def weight_rule(config: TrainingConfig) -> WeightRule:
-    """What the actions weigh: RLAO's rewards, or one of the ablations."""
-    if config.weights == "best":
-        return BestAction()
-    return PositiveReward() if config.weights == "positive" else RewardWeighted(tau=config.tau)
 
 
 def optimizer_config(config: TrainingConfig, stored: int) -> OptimizerConfig:

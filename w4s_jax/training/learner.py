@@ -13,27 +13,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
+from w4s_jax.training.config import LearnerConfig
 from w4s_jax.training.step import GradSum, StepMetrics, Trainer, TrainState
 from w4s_jax.training.tree import PackedBatch, Packer, Tokenise, Tree, build_trees
 from w4s_jax.training.weights import WeightRule, effective_sample_size
 from w4s_jax.types import Trajectory
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LearnerConfig:
-    """How trajectories become updates; all of it decides results.
-
-    Example:
-        >>> LearnerConfig(row_length=1024).trajectories_per_step
-        4
-    """
-
-    row_length: int = 8192
-    """Tokens of one packed row; a longer tree is refused."""
-    rows_per_batch: int = 1
-    """Rows of one micro-batch, over the whole mesh."""
-    trajectories_per_step: int = 4
-    """Trajectories in one update."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,6 @@ Legend: B rows, T tokens of a row, M targets of a row, D embed.
 from __future__ import annotations
 
 import dataclasses
-import enum
 import math
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
@@ -27,9 +26,9 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from w4s_jax.training.config import LossConfig, LossKind
 from w4s_jax.training.cross_entropy import OutputLayer, target_nll
 from w4s_jax.training.tree import PackedBatch
-from w4s_jax.training.weights import WeightName
 from w4s_jax.types import InputError
 
 
@@ -152,11 +151,11 @@ class GRPO:
         -1.2000000476837158
     """
 
-    clip_low: float = 0.2
+    clip_low: float = LossConfig.clip_low
     """How far below 1 a ratio still counts."""
-    clip_high: float = 0.2
+    clip_high: float = LossConfig.clip_high
     """How far above 1."""
-    kl_coefficient: float = 0.0
+    kl_coefficient: float = LossConfig.kl_coefficient
     """Weight of the penalty for leaving the frozen start; 0: none, and the start is not kept."""
 
     def __post_init__(self) -> None:
@@ -252,63 +251,6 @@ def packed_loss(
 
 
 # --- by name ------------------------------------------------------------------
-
-
-class LossKind(enum.StrEnum):
-    """Names of the losses."""
-
-    RWR = "rwr"
-    GRPO = "grpo"
-
-
-_WEIGHTS: Mapping[str, tuple[WeightName, ...]] = {LossKind.RWR: tuple(WeightName), LossKind.GRPO: (WeightName.GROUP,)}
-"""Weights that make sense under a loss: a clipped ratio needs advantages, which have a sign."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """Which loss, and its numbers.
-
-    Example:
-        >>> make_loss(LossConfig(kind="grpo", clip_high=0.28))
-        GRPO(clip_low=0.2, clip_high=0.28, kl_coefficient=0.0)
-    """
-
-    kind: str = LossKind.RWR.value
-    """A `LossKind`."""
-    clip_low: float = GRPO.clip_low
-    """Of grpo: how far below 1 a ratio still counts."""
-    clip_high: float = GRPO.clip_high
-    """Of grpo: how far above 1; DAPO's is 0.28."""
-    kl_coefficient: float = GRPO.kl_coefficient
-    """Of grpo: weight of the penalty for leaving the frozen start; DeepSeekMath's is 0.04."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in set(LossKind):
-            raise InputError(f"loss={self.kind!r} is unknown; choose one of {', '.join(LossKind)}")
-        GRPO(clip_low=self.clip_low, clip_high=self.clip_high, kl_coefficient=self.kl_coefficient)
-        if self.kind != LossKind.GRPO:
-            for field in dataclasses.fields(self)[1:]:
-                if getattr(self, field.name) != field.default:
-                    raise InputError(
-                        f"{field.name}={getattr(self, field.name)} does nothing with loss={self.kind}; "
-                        f"leave it out, or give --loss=grpo"
-                    )
-
-    def check_weights(self, weights: str) -> None:
-        """Refuses weights that make no sense under this loss.
-
-        Args:
-            weights: A `WeightName`.
-
-        Raises:
-            InputError: An unknown name, or one that does not go with the loss.
-        """
-        allowed = _WEIGHTS[self.kind]
-        if weights not in allowed:
-            raise InputError(
-                f"weights={weights!r} does not go with loss={self.kind}; give --weights={'|'.join(allowed)}"
-            )
 
 
 def make_loss(config: LossConfig) -> Loss:

@@ -32,9 +32,10 @@ from w4s_jax.policy import sharding
 from w4s_jax.policy.kernels import tree_attention_for
 from w4s_jax.policy.lora import split_trainable
 from w4s_jax.policy.transformer import Transformer, init_variables
+from w4s_jax.training.config import OptimizerConfig
 from w4s_jax.training.cross_entropy import OutputLayer, target_nll
 from w4s_jax.training.losses import Loss, LossMetrics, RewardWeightedRegression, packed_loss
-from w4s_jax.training.optimizer import OptimizerConfig
+from w4s_jax.training.optimizer import make_schedule, make_transformation
 from w4s_jax.training.tree import PackedBatch
 from w4s_jax.types import InputError, NumericsError
 
@@ -259,7 +260,7 @@ class Trainer:
 
     @functools.cached_property
     def _transformation(self) -> optax.GradientTransformation:
-        return self.optimizer.transformation()
+        return make_transformation(self.optimizer)
 
     @functools.cached_property
     def _init_optimizer(self) -> Callable[[PyTree], PyTree]:
@@ -347,7 +348,7 @@ class Trainer:
         def measure(total: GradSum, denominator: jax.Array, step: jax.Array) -> tuple[Any, ...]:
             norm = optax.tree.norm(total.grads) / denominator
             loss = total.metrics.loss / denominator
-            return loss, norm, self.optimizer.schedule()(step), step, total.metrics
+            return loss, norm, make_schedule(self.optimizer)(step), step, total.metrics
 
         return jax.jit(measure, out_shardings=sharding.replicated(self.mesh))
 
