@@ -22,8 +22,8 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from w4s_jax.policy import decode, sharding
+from w4s_jax.policy.attention import TreeAttention, tree_attention_for
 from w4s_jax.policy.decode import Admission, Stop
-from w4s_jax.policy.kernels import tree_attention_for
 from w4s_jax.policy.transformer import Transformer
 from w4s_jax.types import DrawKey, InputError, SamplingOptions, StopReason
 
@@ -128,7 +128,7 @@ class Generator:
         config: GeneratorConfig,
         *,
         stop_ids: Sequence[int],
-        attention: sharding.TreeAttention | None = None,
+        attention: TreeAttention | None = None,
     ) -> None:
         """Allocates the decode state on the model's mesh, or on the default device.
 
@@ -320,10 +320,10 @@ class Generator:
         )
 
 
-def _prefill_attention(model: Transformer) -> sharding.TreeAttention:
+def _prefill_attention(model: Transformer) -> TreeAttention:
     """One prompt at a time: its heads may be split over devices, it itself may not."""
     mesh = model.mesh or sharding.make_mesh("", jax.devices()[:1])
-    attention = tree_attention_for(mesh, model.config.head_dim)
+    attention = tree_attention_for(mesh, model.config.head_dim, windowed=model.config.is_windowed)
     return sharding.by_shard(attention, mesh, model.config.num_kv_heads, split_rows=False)
 
 

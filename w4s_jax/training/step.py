@@ -27,7 +27,7 @@ import optax
 from jax.sharding import Mesh
 
 from w4s_jax.policy import sharding
-from w4s_jax.policy.kernels import tree_attention_for
+from w4s_jax.policy.attention import attend_trees, tree_attention_for
 from w4s_jax.policy.lora import split_trainable
 from w4s_jax.policy.transformer import Transformer, init_variables
 from w4s_jax.training.losses import LossMetrics, OutputLayer, weighted_nll
@@ -293,13 +293,9 @@ class Trainer:
     def _loss(self, params: PyTree, frozen: PyTree, batch: PackedBatch) -> tuple[jax.Array, LossMetrics]:
         apply: Callable[..., Any] = functools.partial(self.model.clone(mesh=self.mesh).apply, params | frozen)
         config = self.model.config
-        attention = self.attention or tree_attention_for(self.mesh, config.head_dim)
+        attention = self.attention or tree_attention_for(self.mesh, config.head_dim, windowed=config.is_windowed)
         attention = sharding.by_shard(attention, self.mesh, config.num_kv_heads)
-
-        def attend(q: jax.Array, k: jax.Array, v: jax.Array, _: PyTree) -> tuple[jax.Array, PyTree]:
-            return attention(q, k, v, batch.expiry), ()
-
-        hidden, _ = apply(batch.tokens, batch.positions, attend)
+        hidden, _ = apply(batch.tokens, batch.positions, attend_trees(attention, batch.expiry, batch.positions))
         table = apply(method="output_table")
         return weighted_nll(
             hidden,
