@@ -80,7 +80,7 @@ def read(config: Mapping[str, Any]) -> Json:
         InputError: An unknown family or key, or a known key with a value that is not implemented.
     """
     name = config.get("model_type")
-    if name not in TRAITS:
+    if not isinstance(name, str) or name not in TRAITS:
         raise InputError(f"model_type={name!r} is not supported; allowed: {', '.join(TRAITS)}")
     family = Family(name)
     traits = TRAITS[family]
@@ -153,7 +153,7 @@ def _check_keys(config: Mapping[str, Any], traits: Traits) -> None:
             f"config.json has the unknown keys {unknown}, which may change the maths; "
             "remove those that do not, or use a supported model"
         )
-    for key, value in (_REQUIRED | {traits.activation_key: str(traits.activation)}).items():
+    for key, value in {**_REQUIRED, traits.activation_key: str(traits.activation)}.items():
         if config.get(key, value) != value:
             raise InputError(f"config.json has {key}={config[key]!r}, which changes the maths; allowed: {value!r}")
 
@@ -198,7 +198,7 @@ def _windows(config: Mapping[str, Any], fields: Json) -> Json:
     kinds = config.get("layer_types") or [LayerKind.LOCAL if i % pattern else LayerKind.GLOBAL for i in every]
     if set(kinds) - set(LayerKind):
         raise InputError(f"config.json has layer_types={sorted(set(kinds))}; allowed: {', '.join(LayerKind)}")
-    # transformers 5 has one entry a kind; 4 has `rope_theta` and `rope_scaling` of global layers and a base of local ones.
+    # transformers 5 has one entry a kind; 4 the usual two keys for global layers, and a base for local ones.
     ropes = dict(config.get("rope_parameters") or {})
     theta, scaling = _rope(config, ropes.get(LayerKind.GLOBAL), 1_000_000.0)
     local: Json = {"rope_theta": config.get("rope_local_base_freq"), **(ropes.get(LayerKind.LOCAL) or {})}
@@ -254,7 +254,8 @@ def _rope(
     if kind == "llama3" and set(rope) == set(_LLAMA3_KEYS):
         return theta, Llama3RopeScaling(**{field: rope[key] for key, field in _LLAMA3_KEYS.items()})
     raise InputError(
-        f"config.json has rope_type={kind!r} with {sorted(rope)}; allowed: default, linear with its factor, llama3 in full"
+        f"config.json has rope_type={kind!r} with {sorted(rope)}; "
+        "allowed: default, linear with its factor, or llama3 in full"
     )
 
 

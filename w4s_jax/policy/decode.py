@@ -305,8 +305,9 @@ def _cached_attention(model: Transformer, cache: KVCache, block: int) -> CachedA
         return attention
     slot, head = _split(cache.prompt_k_LGKTH, mesh)
     token, of_slot = P(slot, None, head), P(slot)
-    inputs = (token, token, token, KVCache(*[P(None, slot, head)] * 4), P(), of_slot, of_slot)  # type: ignore[arg-type]
-    inputs += (P(),) * model.config.is_windowed
+    cached: Any = KVCache(*[P(None, slot, head)] * 4)  # type: ignore[arg-type]
+    window = (P(),) * model.config.is_windowed
+    inputs = (token, token, token, cached, P(), of_slot, of_slot, *window)
     mapped: CachedAttention = jax.shard_map(attention, mesh=mesh, in_specs=inputs, out_specs=token, check_vma=False)
     return mapped
 

@@ -1,6 +1,6 @@
 """Every parameter of the decoder, each declared once: its logical axes and its name in a Hugging Face checkpoint.
 
-ModelConfig → **LAYER**, **TABLES** → transformer (makes them) · sharding (places them) · hf, peft (name them) · lora
+ModelConfig → **LAYER**, **leaves** → transformer (makes them) · sharding (places them) · hf, peft (name them) · lora
 
 A `Linear` or `Norm` here is what the Flax module of that name is made from, so shapes, placements, tensor names and
 their transpositions, adapters and PEFT's modules all follow from one line. A new parameter is a new line and its use in
@@ -178,7 +178,7 @@ LAYER: tuple[Linear | Norm, ...] = (
     Linear(name="down", reads=("mlp",), writes=("embed",), hf="mlp.down_proj"),
     Norm(name="attn_norm", axis="embed", hf="input_layernorm"),
     Norm(name="attn_post_norm", axis="embed", hf="post_attention_layernorm", when=_post_norms),
-    # transformers' post_attention_layernorm comes before the feed-forward, unless attention has a norm of its own after it.
+    # What transformers names after attention comes before the feed-forward where there are no norms after either.
     Norm(name="mlp_norm", axis="embed", hf="post_attention_layernorm", when=_pre_norms_only),
     Norm(name="mlp_norm", axis="embed", hf="pre_feedforward_layernorm", when=_post_norms),
     Norm(name="mlp_post_norm", axis="embed", hf="post_feedforward_layernorm", when=_post_norms),

@@ -22,7 +22,8 @@ from jax import Array
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from w4s_jax.policy.attention.types import TreeAttention, Window
+from w4s_jax.policy.attention.types import TreeAttention as TreeAttention
+from w4s_jax.policy.attention.types import Window
 from w4s_jax.policy.parameters import LOGICAL_AXES
 from w4s_jax.types import InputError
 

@@ -78,7 +78,7 @@ class Kind(NamedTuple):
     @classmethod
     def of_layers(cls, config: ModelConfig) -> Kind | None:
         """One a layer; None where all are global."""
-        if not config.is_windowed:
+        if config.window is None or not config.is_windowed:
             return None
         is_local = np.array([kind is LayerKind.LOCAL for kind in config.layer_kinds])
         return cls(jnp.asarray(is_local), jnp.asarray(np.where(is_local, config.window, UNBOUNDED), jnp.int32))
@@ -235,7 +235,7 @@ class Transformer(nn.Module):
         rows, width = parameters.EMBEDDING.shape(c)
         self.embed = nn.Embed(rows, width, param_dtype=self.param_dtype, embedding_init=_kernel_init)
         self.layers = Block(c, self.compute_dtype, self.param_dtype, self.lora, self.mesh)
-        self.final_norm = _rms_norm(c, *parameters.FINAL_NORM.axes, self.param_dtype)
+        self.final_norm = _rms_norm(c, parameters.FINAL_NORM.axes[0], self.param_dtype)
         if not c.tie_embeddings:
             self.unembedding = self.param("unembed", _kernel_init, parameters.UNEMBEDDING.shape(c), self.param_dtype)
 

@@ -28,6 +28,8 @@ from w4s_jax.policy.attention.types import KVCache
 
 _HIDDEN = -1e30
 """Score of a masked key: finite, and far below any real one, so that its weight is exactly zero."""
+_FAR = 2**30
+"""An index that no cache has."""
 
 
 class _Sums(NamedTuple):
@@ -123,9 +125,10 @@ def _walk(step: Callable[[Array, _Sums], _Sums], seen: _Span, block: int, sums: 
     first: Any = 0
     if seen.begin_G is not None:
         # A slot that sees nothing must not hold back the others.
-        begin_G = jnp.where(seen.end_G > 0, jnp.maximum(seen.begin_G, 0), jnp.iinfo(jnp.int32).max)
+        begin_G = jnp.where(seen.end_G > 0, jnp.maximum(seen.begin_G, 0), _FAR)
         first = jnp.min(begin_G) // block
-    return jax.lax.fori_loop(first, (jnp.max(seen.end_G) + block - 1) // block, step, sums)
+    walked: _Sums = jax.lax.fori_loop(first, (jnp.max(seen.end_G) + block - 1) // block, step, sums)
+    return walked
 
 
 def _accumulate(sums: _Sums, scores_GKRMC: Array, seen: _Span, spec: str, v: Array) -> _Sums:

@@ -111,7 +111,8 @@ def decode_attention(
     prompt_mask_GMT = prompt_11T < prompt_length_G[:, None, None]
     suffix_mask_GMS = suffix_11S < suffix_length_GM[:, :, None]
     if window_size is not None:
-        prompt_mask_GMT = prompt_mask_GMT & ((prompt_length_G[:, None] + suffix_length_GM)[:, :, None] - prompt_11T <= window_size)
+        length_GM1 = (prompt_length_G[:, None] + suffix_length_GM)[:, :, None]
+        prompt_mask_GMT = prompt_mask_GMT & (length_GM1 - prompt_11T <= window_size)
         suffix_mask_GMS &= suffix_length_GM[:, :, None] - suffix_11S <= window_size
     mask = jnp.concatenate(
         [

@@ -161,7 +161,7 @@ def _mask(row: _Row, i: Array, j: Array, block: int) -> Array:
     key_1C = (j * block + jnp.arange(block))[None, :]
     expiry_1C = _block(row.expiry_T, j, 0, block)[None, :]
     visible_CC = (key_1C <= query_C1) & (query_C1 < expiry_1C)
-    if row.positions_T is None:
+    if row.positions_T is None or row.window_size is None:
         return visible_CC
     of_query_C1, of_key_1C = _block(row.positions_T, i, 0, block)[:, None], _block(row.positions_T, j, 0, block)[None]
     return visible_CC & (of_query_C1 - of_key_1C < row.window_size)
