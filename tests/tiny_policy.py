@@ -75,7 +75,7 @@ def forward(model, variables, tokens, at, lengths):
 
 
 def logits(model, variables, tokens, lengths=None, at=None):
-    """Training forward of whole rows from position 0, unless told otherwise."""
+    """Training forward of whole rows from position 0, unless `at` is given."""
     rows, length = tokens.shape
     lengths = np.full(rows, length) if lengths is None else np.asarray(lengths)
     return forward(model, variables, tokens, positions(rows, length) if at is None else at, lengths)

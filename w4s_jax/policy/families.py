@@ -25,7 +25,7 @@ class Family(enum.StrEnum):
 
 
 class LayerKind(enum.StrEnum):
-    """What a layer's queries see of their path; spelt as `layer_types` of a `config.json`."""
+    """What a layer's queries see of their path, in the words of `layer_types` in a `config.json`."""
 
     GLOBAL = "full_attention"
     """All of it."""
@@ -34,7 +34,7 @@ class LayerKind(enum.StrEnum):
 
 
 class Activation(enum.StrEnum):
-    """Of the gated feed-forward; spelt as in a `config.json`."""
+    """Of the gated feed-forward, in the words of a `config.json`."""
 
     SILU = "silu"
     GELU_TANH = "gelu_pytorch_tanh"

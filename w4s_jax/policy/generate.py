@@ -167,7 +167,7 @@ class Generator:
         """Swaps the parameters.
 
         Raises:
-            InputError: requests are in flight, or the new variables have other shapes.
+            InputError: Requests are in flight, or the new variables have other shapes.
         """
         if self.in_flight:
             raise InputError(f"parameters cannot change under {self.in_flight} requests in flight; await them first")
@@ -180,7 +180,7 @@ class Generator:
         """Refuses what does not fit; nothing is ever truncated.
 
         Raises:
-            InputError: with the numbers.
+            InputError: With the numbers.
         """
         c = self.config
         if not 1 <= max_new_tokens <= c.max_new_tokens:
@@ -200,7 +200,7 @@ class Generator:
         """Queues a request and returns its ticket.
 
         Raises:
-            InputError: it does not fit, or has too many samples, an unknown token, key or temperature.
+            InputError: It does not fit, or has too many samples, an unknown token, key or temperature.
         """
         self.check(len(request.prompt_ids), request.options.max_new_tokens)
         _check_tokens(request.prompt_ids, self.model.config.vocab_size, "prompt_ids")
@@ -250,7 +250,7 @@ class Generator:
         """Runs requests to their end; results in the order of `requests`.
 
         Raises:
-            InputError: as `submit`; then nothing runs.
+            InputError: As `submit`; then nothing runs.
         """
         tickets: list[int] = []
         try:

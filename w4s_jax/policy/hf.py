@@ -64,7 +64,7 @@ def load_config(path: str | os.PathLike[str]) -> ModelConfig:
     """Reads `config.json` of a checkpoint folder.
 
     Raises:
-        InputError: the file is missing, is no JSON object, or describes what is not implemented.
+        InputError: The file is missing, is no JSON object, or describes what is not implemented.
     """
     return ModelConfig.from_hf(_read_json(pathlib.Path(path) / "config.json"))
 
@@ -83,7 +83,7 @@ def load_checkpoint(
         (config, {"params": …}), ready for `Transformer.apply`.
 
     Raises:
-        InputError: a file is missing or broken, or a tensor is unknown, missing, of another shape or of a
+        InputError: A file is missing or broken, or a tensor is unknown, missing, of another shape or of a
             dtype that is not F32, F16 or BF16; every such tensor is named.
     """
     folder = pathlib.Path(path)
@@ -262,7 +262,7 @@ def save_checkpoint(
 
     Raises:
         InputError: `path` exists and `overwrite` is false, or `params` is not of this config.
-        CheckpointError: the files cannot be written.
+        CheckpointError: The files cannot be written.
     """
     folder = pathlib.Path(path)
     if folder.exists() and not overwrite:

@@ -43,7 +43,7 @@ def save_adapter(
 
     Raises:
         InputError: `path` exists and `overwrite` is false.
-        CheckpointError: the files cannot be written.
+        CheckpointError: The files cannot be written.
     """
     folder = pathlib.Path(path)
     if folder.exists() and not overwrite:

@@ -56,7 +56,7 @@ def make_mesh(spec: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
         devices: What to lay out; all devices of all processes where None.
 
     Raises:
-        InputError: an unknown or repeated axis, a size below 1, a product that is not the number of devices, or slices
+        InputError: An unknown or repeated axis, a size below 1, a product that is not the number of devices, or slices
             that do not divide `data`.
     """
     devices = jax.devices() if devices is None else devices

@@ -68,7 +68,7 @@ _kernel_init = nn.initializers.normal(stddev=0.02)
 
 
 class Kind(NamedTuple):
-    """What a layer of a model with sliding windows is told of itself; arrays [L] outside of the scan."""
+    """What sets a layer apart in a model with sliding windows; arrays [L] outside of the scan."""
 
     is_local: Array
     """bool: takes the rotation of local layers."""

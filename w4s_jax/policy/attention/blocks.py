@@ -50,8 +50,8 @@ def visible_blocks(expiry_BT: Array, query_block: int, key_block: int | None = N
 
     Args:
         expiry_BT: int32 [B, T], first index of the row that no longer sees the key; T a multiple of both blocks.
-        query_block: tokens.
-        key_block: tokens; as `query_block` where None.
+        query_block: Tokens.
+        key_block: Tokens; as `query_block` where None.
 
     Returns:
         bool [B, I, J].
@@ -71,7 +71,7 @@ def blocks_in_window(positions_BT: Array, size_B: Array, block: int) -> Array:
     Args:
         positions_BT: int32 [B, T], depth of each token on its path; T a multiple of the block.
         size_B: int32 [B], positions from a query back to the first key it does not see.
-        block: tokens.
+        block: Tokens.
 
     Returns:
         bool [B, I, J]; positions of padding only ever make it true.
@@ -86,8 +86,8 @@ def whole_blocks(expiry_BT: Array, query_block: int, key_block: int) -> Array:
 
     Args:
         expiry_BT: int32 [B, T], first index of the row that no longer sees the key; T a multiple of both blocks.
-        query_block: tokens.
-        key_block: tokens.
+        query_block: Tokens.
+        key_block: Tokens.
 
     Returns:
         bool [B, I, J].
@@ -105,7 +105,7 @@ def row_pairs(expiry_T: Array, block: int, positions_T: Array | None = None, win
 
     Args:
         expiry_T: int32, T a multiple of the block.
-        block: tokens.
+        block: Tokens.
         positions_T: int32, depth of each token on its path; None: there is no window.
         window_size: int32 [], of a sliding window.
     """
@@ -120,8 +120,8 @@ def flat_pairs(expiry_BT: Array, block: int, *, by_key: bool = False) -> tuple[P
 
     Args:
         expiry_BT: int32 [B, T], T a multiple of `block`.
-        block: tokens.
-        by_key: major are blocks of keys instead of queries.
+        block: Tokens.
+        by_key: Major are blocks of keys instead of queries.
 
     Returns:
         Pairs whose `major` counts through the rows (row · blocks + block) and whose `minor` is a block of that row, and
