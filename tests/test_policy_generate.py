@@ -19,7 +19,7 @@ from w4s_jax.policy.attention import (
 from w4s_jax.policy.attention.cache_xla import cached_attention
 from w4s_jax.policy.config import Family, LayerKind, ModelConfig
 from w4s_jax.policy.generate import Generator, GeneratorConfig, Request, in_compute_dtype
-from w4s_jax.policy.transformer import Transformer, init_variables
+from w4s_jax.policy.transformer import Transformer, init_variables, param_shapes
 from w4s_jax.types import DrawKey, InputError, SamplingOptions, StopReason
 
 VOCAB, END = 61, 3
@@ -166,8 +166,7 @@ def test_a_model_with_sliding_windows_samples_as_its_plain_forward_pass_says(spe
     kinds = (LayerKind.LOCAL, LayerKind.GLOBAL)
     config = dataclasses.replace(MODEL, family=Family.GEMMA3, layer_kinds=kinds, window=5, query_scale=12.0)
     plain, rng = Transformer(config=config), np.random.default_rng(0)
-    shapes = jax.eval_shape(init_variables, plain, jax.random.key(0))
-    variables = jax.tree.map(lambda x: 0.2 * rng.standard_normal(x.shape).astype(np.float32), shapes)
+    variables = jax.tree.map(lambda x: 0.2 * rng.standard_normal(x.shape).astype(np.float32), param_shapes(config))
     mesh = sharding.make_mesh(spec) if spec else None
     placed = variables if mesh is None else jax.device_put(variables, sharding.shardings(variables, mesh))
     generator = Generator(Transformer(config=config, mesh=mesh), placed, SHAPES, stop_ids=())
