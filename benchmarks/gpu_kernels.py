@@ -65,7 +65,7 @@ def compile_case(topology: str, head_dim: int, dtype: str) -> None:
     import jax.numpy as jnp
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from w4s_jax.policy import gpu_attention
+    from w4s_jax.policy.attention import tree_gpu
     from w4s_jax.policy.sharding import make_mesh
     from w4s_jax.preflight.chips import Topology
     from w4s_jax.preflight.described import compiling_for
@@ -76,12 +76,12 @@ def compile_case(topology: str, head_dim: int, dtype: str) -> None:
         return jax.ShapeDtypeStruct(sizes, jnp.dtype(dtype), sharding=NamedSharding(mesh, PartitionSpec()))
 
     def total(q: jax.Array, k: jax.Array, v: jax.Array, expiry: jax.Array) -> jax.Array:
-        return jnp.sum(gpu_attention.tree_attention(q, k, v, expiry).astype(jnp.float32))
+        return jnp.sum(tree_gpu.tree_attention(q, k, v, expiry).astype(jnp.float32))
 
     q, k = (shape(1, TOKENS, heads, head_dim) for heads in (QUERY_HEADS, KEY_HEADS))
     with compiling_for(mesh):
         jax.jit(jax.grad(total, (0, 1, 2))).lower(q, k, k, shape(1, TOKENS, dtype="int32")).compile()
-    tiles = gpu_attention.tiles_for(jnp.dtype(dtype))
+    tiles = tree_gpu.tiles_for(jnp.dtype(dtype))
     print(json.dumps({f"{name}_kernel": list(tile) for name, tile in tiles._asdict().items()}))
 
 

@@ -19,8 +19,9 @@ from flax import nnx
 
 from w4s_jax.policy import transformer
 from w4s_jax.policy.attention import causal_attention
-from w4s_jax.policy.config import ModelConfig
-from w4s_jax.policy.transformer import Transformer, init_variables, rope_tables, rotate
+from w4s_jax.policy.config import Family, ModelConfig
+from w4s_jax.policy.rope import rope_tables, rotate
+from w4s_jax.policy.transformer import Transformer, init_variables
 
 CONFIG = ModelConfig(
     vocab_size=512,
@@ -31,7 +32,7 @@ CONFIG = ModelConfig(
     head_dim=16,
     mlp_dim=176,
     tie_embeddings=True,
-    qkv_bias=True,
+    family=Family.QWEN2,
 )
 ROWS, LENGTH, ROUNDS, STEPS = 4, 64, 5, 60
 

@@ -21,7 +21,7 @@ import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from w4s_jax.mdp import initial_state
-from w4s_jax.policy.config import ModelConfig
+from w4s_jax.policy.config import Family, ModelConfig
 from w4s_jax.policy.hf import save_checkpoint
 from w4s_jax.policy.transformer import Transformer, init_variables
 from w4s_jax.prompts import FullTemplate
@@ -82,7 +82,7 @@ def write_scripted_agent(folder: Path, *, seed: int = 0) -> Path:
             mlp_dim=2 * WIDTH,
             rope_theta=10_000.0,
             tie_embeddings=False,
-            qk_norm=True,  # Qwen3: for Qwen2 folders transformers puts a pre-tokenizer of its own in place of ours
+            family=Family.QWEN3,  # for Qwen2 folders transformers puts a pre-tokenizer of its own in place of ours
             max_positions=MAX_POSITIONS,
         )
         params = init_variables(Transformer(config=config), jax.random.key(seed))["params"]

@@ -34,10 +34,9 @@ import numpy as np
 from jax import Array
 
 from benchmarks.tree_vs_rows import ACTION, CANDIDATES, FEEDBACK, STATE
-from w4s_jax.policy.attention import tree_attention_reference
-from w4s_jax.policy.blockwise_attention import tree_attention
-from w4s_jax.policy.sharding import TreeAttention
-from w4s_jax.policy.tree_blocks import visible_blocks
+from w4s_jax.policy.attention import TreeAttention, tree_attention_reference
+from w4s_jax.policy.attention.blocks import visible_blocks
+from w4s_jax.policy.attention.tree_xla import tree_attention
 from w4s_jax.training.tree import PackedBatch, Tree, build_trees, pack
 from w4s_jax.training.weights import RewardWeighted
 from w4s_jax.types import Candidate, CandidateStatus, Turn

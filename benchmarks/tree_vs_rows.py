@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from w4s_jax.policy.attention import tree_attention_for
 from w4s_jax.policy.config import PRESETS, ModelConfig
-from w4s_jax.policy.kernels import tree_attention_for
 from w4s_jax.policy.sharding import make_mesh
 from w4s_jax.policy.transformer import Transformer, init_variables
 from w4s_jax.preflight.roofline import Shape, gradient_flops

@@ -21,7 +21,7 @@ from absl import flags
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from w4s_jax.policy.chat import Chat
-from w4s_jax.policy.config import ModelConfig
+from w4s_jax.policy.config import Family, ModelConfig
 from w4s_jax.policy.hf import save_checkpoint
 from w4s_jax.policy.sharding import make_mesh
 from w4s_jax.policy.transformer import Transformer, init_variables
@@ -156,6 +156,7 @@ def model_config(vocab_size: int, num_layers: int, embed_dim: int) -> ModelConfi
     Not Qwen2: for its `model_type`, transformers 5 puts a pre-tokenizer of its own in the place of the folder's.
     """
     return ModelConfig(
+        family=Family.QWEN3,
         vocab_size=vocab_size,
         num_layers=num_layers,
         embed_dim=embed_dim,
@@ -165,7 +166,6 @@ def model_config(vocab_size: int, num_layers: int, embed_dim: int) -> ModelConfi
         mlp_dim=embed_dim * 11 // 4,
         rope_theta=10_000.0,
         tie_embeddings=True,
-        qk_norm=True,
         max_positions=MAX_POSITIONS,
     )
 

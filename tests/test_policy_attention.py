@@ -5,16 +5,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from w4s_jax.policy import gpu_attention, tpu_attention
-from w4s_jax.policy.attention import causal_attention, decode_attention, masked_softmax, tree_attention_reference
-from w4s_jax.policy.blockwise_attention import tree_attention
-from w4s_jax.policy.tree_blocks import flat_pairs, row_pairs
+from w4s_jax.policy.attention import (
+    Window,
+    causal_attention,
+    decode_attention,
+    masked_softmax,
+    tree_attention_reference,
+    tree_gpu,
+    tree_tpu,
+)
+from w4s_jax.policy.attention.blocks import flat_pairs, row_pairs
+from w4s_jax.policy.attention.tree_xla import tree_attention
 
 BLOCKWISE = functools.partial(tree_attention, block=4)
-TPU = functools.partial(tpu_attention.tree_attention, block=128, interpret=True)
+TPU = functools.partial(tree_tpu.tree_attention, block=128, interpret=True)
 GPU = functools.partial(
-    gpu_attention.tree_attention,
-    tiles=gpu_attention.Tiles(*[gpu_attention.Tile(32, 16)] * 2, gpu_attention.Tile(16, 32)),
+    tree_gpu.tree_attention,
+    tiles=tree_gpu.Tiles(*[tree_gpu.Tile(32, 16)] * 2, tree_gpu.Tile(16, 32)),
     interpret=True,
 )
 over_kernels = pytest.mark.parametrize("kernel", [TPU, GPU], ids=["tpu", "gpu"])
@@ -85,6 +92,22 @@ def test_every_branch_of_a_tree_equals_a_causal_row_of_its_own(attention):
 
 
 @over_trees
+@pytest.mark.parametrize("size", [1, 2, 4, 100])
+def test_a_window_runs_along_the_path_and_not_along_the_row(attention, size):
+    q, k, v = qkv(LENGTH)
+    depth, sees = np.zeros(LENGTH, np.int32), visible_by_paths()
+    for path in PATHS.values():
+        depth[path] = np.arange(len(path))
+    near = sees & (depth[:, None] - depth[None, :] < size)
+    assert near.sum() == sees.sum() if size == 100 else near[12, 2] == (size > 1)  # b follows s, nine indices before it
+    window = Window(jnp.asarray(depth[None]), jnp.int32(size))
+    out = jax.jit(attention)(q, k, v, jnp.asarray([EXPIRY], jnp.int32), window)
+    np.testing.assert_allclose(out[0], attention_in_float64(q[0], k[0], v[0], near), atol=2e-6)
+    flows = jax.jit(jax.jacrev(lambda v: attention(q, k, v, jnp.asarray([EXPIRY]), window).sum((0, 2, 3))))(v)
+    np.testing.assert_array_equal(np.abs(np.asarray(flows)).sum((1, 3, 4)) > 0, near)
+
+
+@over_trees
 def test_gradients_are_exactly_zero_where_a_query_may_not_see(attention):
     q, k, v = qkv(LENGTH)
     expiry = jnp.asarray([EXPIRY], jnp.int32)
@@ -132,6 +155,32 @@ def random_rows(rng, rows, length):
         expiry[length - padding :] = 0
         drawn.append(np.minimum(expiry, length - padding))
     return np.stack(drawn)
+
+
+@pytest.mark.parametrize(("length", "block", "size"), [(37, 8, 3), (65, 16, 20)])
+def test_windowed_blocks_and_their_gradients_equal_the_dense_ones_over_random_trees(length, block, size):
+    expiry = random_rows(np.random.default_rng(length), 2, length)
+    index = np.arange(length)
+    sees = (index <= index[:, None]) & (index[:, None] < expiry[:, None])
+    window = Window(jnp.asarray(np.maximum(sees.sum(-1) - 1, 0), jnp.int32), jnp.int32(size))
+    q, k, v = qkv(length, rows=2)
+
+    def both(attention):
+        def total(q, k, v):
+            return jnp.sum(jnp.sin(attention(q, k, v, jnp.asarray(expiry), window)))
+
+        return jax.jit(jax.value_and_grad(total, (0, 1, 2)))(q, k, v)
+
+    ours, theirs = both(functools.partial(tree_attention, block=block)), both(tree_attention_reference)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, atol=5e-5, rtol=1e-5)
+
+
+def test_blocks_behind_the_window_are_not_visited():
+    """One path of 8 tokens, a window of 2: blocks of two tokens see themselves and the one before."""
+    pairs = row_pairs(jnp.full(8, 8, jnp.int32), 2, jnp.arange(8, dtype=jnp.int32), jnp.int32(2))
+    seen = list(zip(np.asarray(pairs.major)[: pairs.total], np.asarray(pairs.minor)[: pairs.total], strict=True))
+    assert seen == [(0, 0), (1, 0), (1, 1), (2, 1), (2, 2), (3, 2), (3, 3)]
 
 
 @pytest.mark.parametrize(("length", "block"), [(37, 8), (64, 16), (65, 16), (5, 8), (40, 1)])

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from tiny_policy import FAMILIES
 
-from w4s_jax.policy.config import PRESETS, Llama3RopeScaling, ModelConfig
-from w4s_jax.policy.transformer import inverse_frequencies, param_shapes
+from w4s_jax.policy.config import PRESETS, Family, LayerKind, LinearRopeScaling, Llama3RopeScaling, ModelConfig
+from w4s_jax.policy.rope import inverse_frequencies
+from w4s_jax.policy.transformer import param_shapes
 from w4s_jax.types import InputError
 
 # As the model cards count them; a tied unembedding counts once.
@@ -22,6 +23,8 @@ PUBLISHED_PARAMETERS = {
     "Qwen3-4B": 4_022_468_096,
     "Qwen3-8B": 8_190_735_360,
     "Llama-3.1-8B": 8_030_261_248,
+    "Gemma-3-270M": 268_098_176,
+    "Gemma-3-1B": 999_885_952,
 }
 
 # config.json of Qwen2.5-Coder-7B-Instruct, written by transformers 4.
@@ -51,6 +54,40 @@ QWEN25_CODER_7B = {
     "vocab_size": 152064,
 }
 
+# config.json of Gemma 3 1B, written by transformers 4: kinds by a pattern, tied without saying so.
+GEMMA3_1B = {
+    "architectures": ["Gemma3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "attn_logit_softcapping": None,
+    "bos_token_id": 2,
+    "cache_implementation": "hybrid",
+    "eos_token_id": [1, 106],
+    "final_logit_softcapping": None,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 1152,
+    "initializer_range": 0.02,
+    "intermediate_size": 6912,
+    "max_position_embeddings": 32768,
+    "model_type": "gemma3_text",
+    "num_attention_heads": 4,
+    "num_hidden_layers": 26,
+    "num_key_value_heads": 1,
+    "pad_token_id": 0,
+    "query_pre_attn_scalar": 256,
+    "rms_norm_eps": 1e-06,
+    "rope_local_base_freq": 10000,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": 512,
+    "sliding_window_pattern": 6,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.50.0.dev0",
+    "use_cache": True,
+    "vocab_size": 262144,
+}
+
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_has_the_published_number_of_parameters(name):
@@ -60,6 +97,9 @@ def test_a_preset_has_the_published_number_of_parameters(name):
 
 def test_a_published_config_of_transformers_4_is_read():
     assert ModelConfig.from_hf(QWEN25_CODER_7B) == PRESETS["Qwen2.5-Coder-7B"]
+    assert ModelConfig.from_hf(GEMMA3_1B) == PRESETS["Gemma-3-1B"]
+    global_layers = [layer for layer, kind in enumerate(PRESETS["Gemma-3-1B"].layer_kinds) if kind is LayerKind.GLOBAL]
+    assert global_layers == [5, 11, 17, 23]
 
 
 def test_the_rope_keys_of_transformers_4_and_5_mean_the_same():
@@ -96,6 +136,9 @@ def test_writing_and_reading_a_config_is_the_identity(config):
         ({"rope_scaling": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantization_config"),
         ({"num_key_value_heads": 3}, "num_kv_heads=3"),
+        ({"use_mrope": True}, "use_mrope"),
+        ({"rope_interleaved": True}, "rope_interleaved"),
+        ({"dual_chunk_attention_config": {"chunk_size": 262144}}, "dual_chunk_attention_config"),
     ],
 )
 def test_what_changes_the_maths_and_is_not_implemented_is_refused_by_name(change, named):
@@ -115,9 +158,67 @@ def test_a_window_without_a_switch_counts_as_in_use():
         ModelConfig.from_hf(config)
 
 
-def test_bias_and_norm_together_have_no_hugging_face_name():
-    with pytest.raises(InputError, match="qk_norm"):
-        dataclasses.replace(FAMILIES["qwen2"], qk_norm=True).to_hf()
+def test_a_family_is_stored_and_one_that_is_not_known_is_refused_by_name():
+    assert ModelConfig.from_hf(QWEN25_CODER_7B).family is Family.QWEN2
+    with pytest.raises(
+        InputError, match="family='mistral' is not supported; allowed: qwen2, qwen3, llama, gemma3_text"
+    ):
+        dataclasses.replace(FAMILIES["qwen2"], family="mistral")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"sliding_window": None}, "window=None"),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0"),
+        ({"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ({"hidden_activation": "gelu"}, "hidden_activation='gelu'"),
+        ({"hidden_act": "silu"}, "hidden_act"),
+        ({"layer_types": ["chunked_attention"] * 26}, "chunked_attention"),
+        ({"layer_types": ["sliding_attention"] * 25}, "25 layer_kinds for num_layers=26"),
+        ({"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}}, "sliding_attention"),
+    ],
+)
+def test_what_changes_the_maths_of_gemma_is_refused_by_name(change, named):
+    with pytest.raises(InputError, match=named):
+        ModelConfig.from_hf(GEMMA3_1B | change)
+
+
+def test_local_layers_of_a_family_without_any_are_refused():
+    kinds = (LayerKind.LOCAL,) * FAMILIES["llama"].num_layers
+    with pytest.raises(InputError, match="sliding_attention layers in the family llama"):
+        dataclasses.replace(FAMILIES["llama"], layer_kinds=kinds, window=4)
+
+
+def test_the_rotation_of_global_layers_alone_is_scaled_in_the_keys_of_transformers_4_and_5():
+    old = ModelConfig.from_hf(GEMMA3_1B | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}})
+    assert (old.rope_scaling, old.rope_theta, old.local_rope_theta) == (LinearRopeScaling(factor=8.0), 1e6, 1e4)
+    without = {k: v for k, v in GEMMA3_1B.items() if not k.startswith("rope_")}
+    ropes = {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    }
+    assert ModelConfig.from_hf(without | {"rope_parameters": ropes}) == old
+    np.testing.assert_allclose(
+        inverse_frequencies(4, 100.0, LinearRopeScaling(factor=8.0)), [1 / 8, 0.1 / 8], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        {"use_mrope": False},
+        {"unsloth_fixed": True, "unsloth_version": "2025.3.19"},
+        {"_model_name_or_path": "x"},
+        {"unk_token_id": 0},
+        {"is_llama_config": True, "rope_interleaved": False},
+        {"transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}}},
+        {"_attn_implementation_autoset": True},
+    ],
+    ids=lambda keys: next(iter(keys)),
+)
+def test_keys_that_published_checkpoints_carry_and_that_change_nothing_are_read_over(harmless):
+    assert ModelConfig.from_hf(QWEN25_CODER_7B | harmless) == PRESETS["Qwen2.5-Coder-7B"]
 
 
 def test_an_odd_head_is_refused():
@@ -136,7 +237,7 @@ def test_llama3_scaling_keeps_fast_dims_and_stretches_slow_ones():
 
 def test_every_recorded_config_is_read():
     folders = sorted(pathlib.Path(__file__).parent.glob("data/parity/*/config.json"))
-    assert len(folders) == 5
+    assert len(folders) == 6
     for path in folders:
         config = ModelConfig.from_hf(json.loads(path.read_text()))
         assert path.parent.name.startswith(config.family)

@@ -1,5 +1,6 @@
 """Decoding against the plain forward pass, and its promise that bits do not depend on the load."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,17 +8,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from w4s_jax.policy import gpu_decoding, sharding
-from w4s_jax.policy.attention import causal_attention, decode_attention, tree_attention_reference
-from w4s_jax.policy.cached_attention import KVCache, cached_attention
-from w4s_jax.policy.config import ModelConfig
+from w4s_jax.policy import sharding
+from w4s_jax.policy.attention import (
+    KVCache,
+    cache_gpu,
+    causal_attention,
+    decode_attention,
+    tree_attention_reference,
+)
+from w4s_jax.policy.attention.cache_xla import cached_attention
+from w4s_jax.policy.config import Family, LayerKind, ModelConfig
 from w4s_jax.policy.generate import Generator, GeneratorConfig, Request, in_compute_dtype
-from w4s_jax.policy.transformer import Transformer, init_variables
+from w4s_jax.policy.transformer import Transformer, init_variables, param_shapes
 from w4s_jax.types import DrawKey, InputError, SamplingOptions, StopReason
 
 VOCAB, END = 61, 3
 MODEL = ModelConfig(
-    vocab_size=VOCAB, num_layers=2, embed_dim=24, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=40, qkv_bias=True
+    family=Family.QWEN2,
+    vocab_size=VOCAB,
+    num_layers=2,
+    embed_dim=24,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    mlp_dim=40,
 )
 SHAPES = GeneratorConfig(
     cache_length=40, max_new_tokens=16, slots=4, samples_per_slot=2, chunk=4, prompt_bucket=16, block=8
@@ -61,8 +75,8 @@ def forward(model, variables, ids):
 
 
 def _plain(model, variables, tokens, length):
-    def attend(q, k, v, cache):
-        return causal_attention(q, k, v, length[None]), ()
+    def attend(q, k, v, cache, *window_size):
+        return causal_attention(q, k, v, length[None], *window_size), ()
 
     hidden, _ = model.apply(variables, tokens, jnp.arange(tokens.shape[1])[None], attend)
     return model.apply(variables, hidden[0], method="unembed")
@@ -95,28 +109,33 @@ def drawn_cache(slots, samples, kv_heads, dim, prompt, suffix):
 
 
 @pytest.mark.parametrize(
-    ("attention", "dim", "prompt", "suffix"),
+    ("attention", "dim", "prompt", "suffix", "window"),
     [
-        (functools.partial(cached_attention, block=4), 8, 12, 8),
-        (functools.partial(gpu_decoding.cached_attention, interpret=True), 16, 2048 + 128, 64),
+        (functools.partial(cached_attention, block=4), 8, 12, 8, ()),
+        (functools.partial(cached_attention, block=4), 8, 12, 8, (3,)),
+        (functools.partial(cached_attention, block=4), 8, 12, 8, (9,)),
+        (functools.partial(cache_gpu.cached_attention, interpret=True), 16, 2048 + 128, 64, ()),
     ],
-    ids=["xla", "gpu"],
+    ids=["xla", "xla, window 3", "xla, window 9", "gpu"],
 )
-def test_attention_over_the_cache_is_the_dense_reference_whatever_the_neighbours_need(attention, dim, prompt, suffix):
+def test_attention_over_the_cache_is_the_dense_reference_whatever_the_neighbours_need(
+    attention, dim, prompt, suffix, window
+):
     slots, samples = 3, 2
     cache, (q, k, v) = drawn_cache(slots, samples, 2, dim, prompt, suffix)
     attend = jax.jit(attention)
     lengths, steps = np.asarray([0, prompt, 5], np.int32), np.asarray([suffix - 1, 0, 4], np.int32)
-    out = attend(q, k, v, cache, np.int32(1), lengths, steps)
+    window = tuple(map(np.int32, window))
+    out = attend(q, k, v, cache, np.int32(1), lengths, steps, *window)
     own = [np.moveaxis(x[1], 1, 3).copy() for x in cache[2:]]
     for x, newest in zip(own, (k, v), strict=True):
         x[np.arange(slots), :, steps] = newest
     ones = np.ones((1, samples), np.int32)
     shared = [np.moveaxis(x[1], 1, 2) for x in cache[:2]]
-    expected = decode_attention(q, *shared, lengths, *own, (steps + 1)[:, None] * ones)
+    expected = decode_attention(q, *shared, lengths, *own, (steps + 1)[:, None] * ones, *window)
     np.testing.assert_allclose(out, expected, atol=2e-6)
     lengths = np.asarray([0, 1, 5], np.int32)  # slot 1 now needs one block
-    fewer = attend(q, k, v, cache, np.int32(1), lengths, steps)
+    fewer = attend(q, k, v, cache, np.int32(1), lengths, steps, *window)
     np.testing.assert_array_equal(np.asarray(fewer)[[0, 2]], np.asarray(out)[[0, 2]])
 
 
@@ -127,7 +146,7 @@ def test_samples_of_a_prompt_attend_as_if_each_were_alone_in_the_gpu_kernel(samp
     q = np.random.default_rng(1).normal(size=(2, samples, 14, 16)).astype(np.float32)
     lengths, steps = np.asarray([100, 3], np.int32), np.asarray([0, 40], np.int32)
     narrow = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), (q, k, v, cache))
-    out = gpu_decoding.cached_attention(*narrow, np.int32(0), lengths, steps, interpret=True)
+    out = cache_gpu.cached_attention(*narrow, np.int32(0), lengths, steps, interpret=True)
     exact = cached_attention(q, k, v, cache, np.int32(0), lengths, steps, block=64)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(out, np.float32), exact, atol=0.04)
@@ -138,6 +157,23 @@ def test_sampled_logprobs_are_those_of_the_plain_forward_pass(generator, model, 
     for asked, actions in zip(requests, generator.generate(requests), strict=True):
         for action in actions:
             expected = teacher_forced(model, variables, asked.prompt_ids, action.ids)
+            np.testing.assert_allclose(action.logprobs, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("spec", ["", "data=2,fsdp=2,tensor=2"], ids=["alone", "on a mesh"])
+def test_a_model_with_sliding_windows_samples_as_its_plain_forward_pass_says(spec):
+    """A window of 5, prompts and actions beyond it, blocks of 8: some are behind the window, others partly."""
+    kinds = (LayerKind.LOCAL, LayerKind.GLOBAL)
+    config = dataclasses.replace(MODEL, family=Family.GEMMA3, layer_kinds=kinds, window=5, query_scale=12.0)
+    plain, rng = Transformer(config=config), np.random.default_rng(0)
+    variables = jax.tree.map(lambda x: 0.2 * rng.standard_normal(x.shape).astype(np.float32), param_shapes(config))
+    mesh = sharding.make_mesh(spec) if spec else None
+    placed = variables if mesh is None else jax.device_put(variables, sharding.shardings(variables, mesh))
+    generator = Generator(Transformer(config=config, mesh=mesh), placed, SHAPES, stop_ids=())
+    requests = [request(length) for length in (1, 4, 17, 28)]
+    for asked, actions in zip(requests, generator.generate(requests), strict=True):
+        for action in actions:
+            expected = teacher_forced(plain, variables, asked.prompt_ids, action.ids)
             np.testing.assert_allclose(action.logprobs, expected, atol=1e-5, rtol=0)
 
 

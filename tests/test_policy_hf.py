@@ -16,7 +16,7 @@ from w4s_jax.policy.sharding import make_mesh, shardings
 from w4s_jax.types import CheckpointError, InputError
 
 PARITY = pathlib.Path(__file__).parent / "data" / "parity"
-MODELS = ["qwen2_tied", "qwen2_untied", "qwen3_untied", "llama_tied", "llama31_untied"]
+MODELS = ["qwen2_tied", "qwen2_untied", "qwen3_untied", "llama_tied", "llama31_untied", "gemma3_text_tied"]
 
 
 def raw_tensors(folder):

@@ -14,10 +14,17 @@ import pytest
 from jax import export
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh
 
-from w4s_jax.policy import blockwise_attention, gpu_attention, kernels, tpu_attention
-from w4s_jax.policy.attention import tree_attention_reference
-from w4s_jax.policy.config import ModelConfig
-from w4s_jax.policy.kernels import tree_attention_for
+from w4s_jax.policy.attention import (
+    cache_xla,
+    cached_attention_for,
+    choose,
+    tree_attention_for,
+    tree_attention_reference,
+    tree_gpu,
+    tree_tpu,
+    tree_xla,
+)
+from w4s_jax.policy.config import Family, ModelConfig
 from w4s_jax.policy.transformer import Transformer, param_shapes
 
 AHEAD_OF_TIME = """
@@ -26,7 +33,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from w4s_jax.policy.kernels import tree_attention_for
+from w4s_jax.policy.attention import tree_attention_for
 from w4s_jax.policy.sharding import make_mesh
 from w4s_jax.preflight.chips import Topology
 from w4s_jax.preflight.described import compiling_for
@@ -56,23 +63,32 @@ def mesh_of(platform):
 
 def test_every_platform_has_its_attention(caplog):
     with caplog.at_level(logging.WARNING, logger="w4s_jax"):
-        assert tree_attention_for(mesh_of("tpu"), 128) is tpu_attention.tree_attention
-        assert tree_attention_for(mesh_of("gpu"), 64) is gpu_attention.tree_attention
-        assert tree_attention_for(mesh_of("cpu"), 80) is blockwise_attention.tree_attention
+        assert tree_attention_for(mesh_of("tpu"), 128) is tree_tpu.tree_attention
+        assert tree_attention_for(mesh_of("gpu"), 64) is tree_gpu.tree_attention
+        assert tree_attention_for(mesh_of("cpu"), 80) is tree_xla.tree_attention
         assert caplog.text == ""
 
 
 @pytest.mark.parametrize(("platform", "head_dim"), [("tpu", 80), ("gpu", 80), ("gpu", 256), ("rocm", 128)])
 def test_where_there_is_no_kernel_plain_xla_runs_and_says_so(platform, head_dim, caplog):
     with caplog.at_level(logging.WARNING, logger="w4s_jax"):
-        assert tree_attention_for(mesh_of(platform), head_dim) is blockwise_attention.tree_attention
+        assert tree_attention_for(mesh_of(platform), head_dim) is tree_xla.tree_attention
     assert f"head_dim={head_dim} on {platform}" in caplog.text
 
 
-def test_a_jax_without_triton_still_attends_and_says_so(monkeypatch, caplog):
-    monkeypatch.setattr(kernels, "gpu_attention", None)
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_sliding_windows_are_served_by_plain_xla_which_is_said(platform, caplog):
     with caplog.at_level(logging.WARNING, logger="w4s_jax"):
-        assert tree_attention_for(mesh_of("gpu"), 128) is blockwise_attention.tree_attention
+        assert tree_attention_for(mesh_of(platform), 64, windowed=True) is tree_xla.tree_attention
+        decoding = cached_attention_for(mesh_of(platform).devices[0], 64, 512, windowed=True)
+    assert decoding.func is cache_xla.cached_attention
+    assert f"no attention kernel for sliding windows and head_dim=64 on {platform}" in caplog.text
+
+
+def test_a_jax_without_triton_still_attends_and_says_so(monkeypatch, caplog):
+    monkeypatch.setattr(choose, "tree_gpu", None)
+    with caplog.at_level(logging.WARNING, logger="w4s_jax"):
+        assert tree_attention_for(mesh_of("gpu"), 128) is tree_xla.tree_attention
     assert f"jax {jax.__version__}" in caplog.text
 
 
@@ -89,7 +105,7 @@ def lowered_for_cuda(function, *shapes):
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim", "dtype"), [(28, 4, 128, "bfloat16"), (14, 2, 64, "float32")])
 def test_the_gpu_kernels_lower_for_cuda(heads, kv_heads, head_dim, dtype):
     def gradients(q, k, v, expiry):
-        attention = gpu_attention.tree_attention
+        attention = tree_gpu.tree_attention
         return jax.grad(lambda q, k, v: jnp.sum(attention(q, k, v, expiry).astype(jnp.float32)), (0, 1, 2))(q, k, v)
 
     q, k = (jax.ShapeDtypeStruct((1, 1000, n, head_dim), dtype) for n in (heads, kv_heads))
@@ -101,14 +117,21 @@ def test_the_gpu_kernels_lower_for_cuda(heads, kv_heads, head_dim, dtype):
 @pytest.mark.parametrize(("remat", "forward"), [("none", 1), ("dots", 1), ("attention", 1), ("full", 2)])
 def test_only_full_rematerialisation_attends_twice(remat, forward):
     config = ModelConfig(
-        vocab_size=64, num_layers=2, embed_dim=32, num_heads=2, num_kv_heads=1, head_dim=16, mlp_dim=48, qk_norm=True
+        family=Family.QWEN3,
+        vocab_size=64,
+        num_layers=2,
+        embed_dim=32,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=16,
+        mlp_dim=48,
     )
     model = Transformer(config=config, remat=remat)
     tokens = jax.ShapeDtypeStruct((1, 128), jnp.int32)
 
     def gradient(variables, tokens):
         def attend(q, k, v, cache):
-            return gpu_attention.tree_attention(q, k, v, jnp.full((1, 128), 128)), ()
+            return tree_gpu.tree_attention(q, k, v, jnp.full((1, 128), 128)), ()
 
         return jax.grad(lambda v: jnp.sum(model.apply(v, tokens, tokens, attend)[0]))(variables)
 
@@ -120,11 +143,11 @@ def test_only_full_rematerialisation_attends_twice(remat, forward):
 @pytest.mark.parametrize(
     ("topology", "compiler", "module", "head_dim", "dtype"),
     [
-        ("v5e-4", "libtpu", "tpu_attention", 128, "bfloat16"),
-        ("h200", "jax_cuda13_plugin", "gpu_attention", 128, "bfloat16"),
-        ("h200", "jax_cuda13_plugin", "gpu_attention", 128, "float32"),
-        ("a100", "jax_cuda13_plugin", "gpu_attention", 64, "bfloat16"),
-        ("b200", "jax_cuda13_plugin", "gpu_attention", 128, "bfloat16"),
+        ("v5e-4", "libtpu", "tree_tpu", 128, "bfloat16"),
+        ("h200", "jax_cuda13_plugin", "tree_gpu", 128, "bfloat16"),
+        ("h200", "jax_cuda13_plugin", "tree_gpu", 128, "float32"),
+        ("a100", "jax_cuda13_plugin", "tree_gpu", 64, "bfloat16"),
+        ("b200", "jax_cuda13_plugin", "tree_gpu", 128, "bfloat16"),
     ],
 )
 def test_the_kernels_compile_ahead_of_time(topology, compiler, module, head_dim, dtype):
@@ -151,6 +174,6 @@ def test_on_a_gpu_the_kernels_are_the_reference(dtype, error):
         return (attention(q, k, v, expiry), *jax.grad(total, (0, 1, 2))(q, k, v))
 
     exact = jax.jit(tree_attention_reference)
-    for ours, theirs in zip(jax.jit(grads, static_argnums=0)(gpu_attention.tree_attention), grads(exact), strict=True):
+    for ours, theirs in zip(jax.jit(grads, static_argnums=0)(tree_gpu.tree_attention), grads(exact), strict=True):
         ours, theirs = (np.asarray(x, np.float64) for x in (ours, theirs))
         assert np.linalg.norm(ours - theirs) < error * np.linalg.norm(theirs)

@@ -12,7 +12,7 @@ from w4s_jax.policy.hf import load_checkpoint
 from w4s_jax.policy.transformer import Transformer
 
 PARITY = pathlib.Path(__file__).parent / "data" / "parity"
-MODELS = ["qwen2_tied", "qwen2_untied", "qwen3_untied", "llama_tied", "llama31_untied"]
+MODELS = ["qwen2_tied", "qwen2_untied", "qwen3_untied", "llama_tied", "llama31_untied", "gemma3_text_tied"]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -23,7 +23,7 @@ def test_log_probabilities_agree_with_transformers(name):
     np.testing.assert_allclose(ours, recorded["logprobs"], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["qwen2_tied", "llama31_untied"])
+@pytest.mark.parametrize("name", ["qwen2_tied", "llama31_untied", "gemma3_text_tied"])
 def test_padding_on_the_right_changes_nothing(name):
     config, variables = load_checkpoint(PARITY / name)
     recorded = np.load(PARITY / name / "expected.npz")

@@ -8,11 +8,13 @@ import pytest
 from jax.sharding import PartitionSpec
 from tiny_policy import FAMILIES, draw_tokens, draw_variables, logits
 
+from w4s_jax.policy.attention import Window, tree_attention_reference
 from w4s_jax.policy.config import PRESETS
 from w4s_jax.policy.lora import LoraConfig
+from w4s_jax.policy.parameters import LOGICAL_AXES
 from w4s_jax.policy.sharding import (
-    LOGICAL_AXES,
     batch_sharding,
+    by_shard,
     fallbacks,
     host_mesh,
     local_copy,
@@ -24,7 +26,12 @@ from w4s_jax.policy.transformer import Transformer, param_shapes
 from w4s_jax.types import InputError
 
 LORA = LoraConfig(rank=2, alpha=4.0)
-MESHES = [("qwen2", "fsdp=8"), ("qwen3", "data=2,fsdp=2,tensor=2"), ("qwen2", "fsdp=2,tensor=4")]
+MESHES = [
+    ("qwen2", "fsdp=8"),
+    ("gemma3", "fsdp=4,tensor=2"),
+    ("qwen3", "data=2,fsdp=2,tensor=2"),
+    ("qwen2", "fsdp=2,tensor=4"),
+]
 TOKENS = draw_tokens(8, 6)
 
 
@@ -45,7 +52,7 @@ def run(family, mesh=None):
 
 @pytest.fixture(scope="module")
 def alone():
-    return {family: run(family)[1] for family in ("qwen2", "qwen3")}
+    return {family: run(family)[1] for family in ("qwen2", "qwen3", "gemma3")}
 
 
 @pytest.mark.parametrize(("family", "spec"), MESHES)
@@ -73,6 +80,16 @@ def test_the_table_has_no_leaf_that_no_model_has():
             names = [key.key for key in path]
             used |= {names[-1], "/".join(names[-2:])}
     assert set(LOGICAL_AXES) <= used
+
+
+def test_an_attention_with_a_window_computes_on_shards_what_it_does_alone():
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(4, 12, heads, 8)).astype(np.float32) for heads in (4, 2, 2))
+    expiry, positions = np.full((4, 12), 12, np.int32), np.tile(np.arange(12, dtype=np.int32), (4, 1))
+    inputs = (q, k, v, expiry, Window(positions, np.int32(3)))
+    mesh = make_mesh("data=2,fsdp=2,tensor=2")
+    sharded = jax.jit(by_shard(tree_attention_reference, mesh, 2))(*inputs)
+    np.testing.assert_allclose(sharded, tree_attention_reference(*inputs), atol=1e-6)
 
 
 def test_placements_follow_the_table():

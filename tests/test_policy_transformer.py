@@ -7,8 +7,9 @@ import pytest
 from test_policy_attention import EXPIRY, LENGTH, PATHS
 from tiny_policy import FAMILIES, causal, draw_tokens, draw_variables, logits, make, positions
 
-from w4s_jax.policy.attention import decode_attention, tree_attention_reference
+from w4s_jax.policy.attention import attend_trees, decode_attention, tree_attention_reference
 from w4s_jax.policy.lora import LoraConfig
+from w4s_jax.policy.rope import rope_tables, rotate
 from w4s_jax.policy.transformer import (
     REMAT,
     Transformer,
@@ -16,8 +17,6 @@ from w4s_jax.policy.transformer import (
     init_variables,
     look_up,
     param_shapes,
-    rope_tables,
-    rotate,
 )
 from w4s_jax.types import InputError
 
@@ -40,8 +39,9 @@ def test_no_gradient_flows_from_the_future(family):
         assert np.all(rows[t + 1 :] == 0.0)
 
 
-def test_a_tree_in_one_row_equals_its_paths_in_rows_of_their_own():
-    model, variables = make("qwen3")
+@pytest.mark.parametrize("family", ["qwen3", "gemma3"])
+def test_a_tree_in_one_row_equals_its_paths_in_rows_of_their_own(family):
+    model, variables = make(family)
     tokens = draw_tokens(1, LENGTH)
     depth = np.zeros((1, LENGTH), np.int32)
     for path in PATHS.values():
@@ -50,9 +50,7 @@ def test_a_tree_in_one_row_equals_its_paths_in_rows_of_their_own():
 
     @jax.jit
     def over_tree(variables):
-        hidden, cache = model.apply(
-            variables, tokens, depth, lambda q, k, v, _: (tree_attention_reference(q, k, v, expiry), ())
-        )
+        hidden, cache = model.apply(variables, tokens, depth, attend_trees(tree_attention_reference, expiry, depth))
         assert cache == ()
         return model.apply(variables, hidden, method="unembed")
 
@@ -76,10 +74,10 @@ def test_prefill_and_decode_equal_the_training_forward(family):
 
     @jax.jit
     def decode(cache, tokens, step):
-        def attend(q, k, v, layer):
+        def attend(q, k, v, layer, *window):
             prompt_k, prompt_v, own_k, own_v = layer
             own_k, own_v = own_k.at[:, :, step].set(k), own_v.at[:, :, step].set(v)
-            out = decode_attention(q, prompt_k, prompt_v, lengths, own_k, own_v, jnp.full((2, 2), step + 1))
+            out = decode_attention(q, prompt_k, prompt_v, lengths, own_k, own_v, jnp.full((2, 2), step + 1), *window)
             return out, (prompt_k, prompt_v, own_k, own_v)
 
         at = jnp.broadcast_to(lengths[:, None] + step, (2, 2))

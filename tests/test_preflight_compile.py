@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from w4s_jax.policy.attention import tree_attention_reference
-from w4s_jax.policy.config import PRESETS, ModelConfig
+from w4s_jax.policy.config import PRESETS, Family, ModelConfig
 from w4s_jax.policy.generate import GeneratorConfig
 from w4s_jax.policy.lora import LoraConfig
 from w4s_jax.policy.sharding import host_mesh, make_mesh
@@ -30,7 +30,14 @@ from w4s_jax.training.step import Trainer
 from w4s_jax.types import InputError
 
 SMALL = ModelConfig(
-    vocab_size=512, num_layers=1, embed_dim=128, num_heads=4, num_kv_heads=2, head_dim=32, mlp_dim=256, qk_norm=True
+    family=Family.QWEN3,
+    vocab_size=512,
+    num_layers=1,
+    embed_dim=128,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=32,
+    mlp_dim=256,
 )
 
 
@@ -46,7 +53,7 @@ def trainer(mesh="fsdp=4", **options):
 def test_flops_of_a_model_small_enough_to_count_by_hand():
     """D = 2, one head of 2, F = 3, V = 5, two layers, 4 tokens: the maps of a layer have 4·4 + 3·6 = 34 weights."""
     config = ModelConfig(
-        vocab_size=5, num_layers=2, embed_dim=2, num_heads=1, num_kv_heads=1, head_dim=2, mlp_dim=3, qk_norm=True
+        family=Family.QWEN3, vocab_size=5, num_layers=2, embed_dim=2, num_heads=1, num_kv_heads=1, head_dim=2, mlp_dim=3
     )
     shape = Shape(tokens=4, targets=3, pairs=10)
     maps, logits, attention = 2 * 34 * 4, 2 * 5 * 3, 2 * 2 * 10
@@ -264,7 +271,7 @@ def test_the_longest_term_is_the_estimate_and_their_sum_the_worst():
 def test_hbm_traffic_of_one_product_by_hand():
     """One map D → F of each kind; every operand and result once, two bytes each."""
     config = ModelConfig(
-        vocab_size=5, num_layers=1, embed_dim=2, num_heads=1, num_kv_heads=1, head_dim=2, mlp_dim=3, qk_norm=True
+        family=Family.QWEN3, vocab_size=5, num_layers=1, embed_dim=2, num_heads=1, num_kv_heads=1, head_dim=2, mlp_dim=3
     )
     mesh = make_mesh("", jax.devices()[:1])
     attention = 4 * (4 * (2 + 2) + 2 * 2)

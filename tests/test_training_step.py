@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_training_tree import candidate, random_turns, turn
 
-from w4s_jax.policy.config import ModelConfig
+from w4s_jax.policy.config import Family, ModelConfig
 from w4s_jax.policy.lora import LoraConfig
 from w4s_jax.policy.sharding import make_mesh
 from w4s_jax.policy.transformer import Transformer, param_shapes
@@ -19,7 +19,7 @@ from w4s_jax.training.weights import RewardWeighted
 from w4s_jax.types import InputError, NumericsError
 
 CONFIG = ModelConfig(
-    vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=48, qk_norm=True
+    family=Family.QWEN3, vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=48
 )
 SGD = OptimizerConfig(name="sgd", learning_rate=0.1, max_grad_norm=0.0)
 ROWS, LENGTH = 4, 64

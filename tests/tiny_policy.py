@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from w4s_jax.policy.attention import causal_attention
-from w4s_jax.policy.config import ModelConfig
+from w4s_jax.policy.config import Family, LayerKind, ModelConfig
 from w4s_jax.policy.transformer import Transformer, param_shapes
 
 SIZES = {
@@ -20,9 +20,18 @@ SIZES = {
     "mlp_dim": 24,
 }
 FAMILIES = {
-    "qwen2": ModelConfig(**SIZES, qkv_bias=True, tie_embeddings=True),
-    "qwen3": ModelConfig(**SIZES, qk_norm=True),
+    "qwen2": ModelConfig(**SIZES, family=Family.QWEN2, tie_embeddings=True),
+    "qwen3": ModelConfig(**SIZES, family=Family.QWEN3),
     "llama": ModelConfig(**SIZES),
+    "gemma3": ModelConfig(
+        **SIZES,
+        family=Family.GEMMA3,
+        query_scale=20.0,
+        layer_kinds=(LayerKind.LOCAL, LayerKind.GLOBAL),
+        window=3,
+        rope_theta=1e4,
+        local_rope_theta=100.0,
+    ),
 }
 
 
@@ -55,7 +64,7 @@ def positions(rows, length):
 def causal(lengths):
     """An `attend` for right-padded rows that hands the keys and values out as the cache."""
     lengths = jnp.asarray(lengths, jnp.int32)
-    return lambda q, k, v, cache: (causal_attention(q, k, v, lengths), (k, v))
+    return lambda q, k, v, cache, *window_size: (causal_attention(q, k, v, lengths, *window_size), (k, v))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -66,7 +75,7 @@ def forward(model, variables, tokens, at, lengths):
 
 
 def logits(model, variables, tokens, lengths=None, at=None):
-    """Training forward of whole rows from position 0, unless told otherwise."""
+    """Training forward of whole rows from position 0, unless `at` is given."""
     rows, length = tokens.shape
     lengths = np.full(rows, length) if lengths is None else np.asarray(lengths)
     return forward(model, variables, tokens, positions(rows, length) if at is None else at, lengths)

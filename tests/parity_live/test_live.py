@@ -22,11 +22,24 @@ LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }  # fmt: skip
+GEMMA3_ROPE = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    "full_attention": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 8.0},
+}
 MODELS = {
     "qwen2": lambda **kw: transformers.Qwen2Config(**SIZES, **kw),
     "qwen3": lambda **kw: transformers.Qwen3Config(**SIZES, head_dim=16, **kw),
     "llama": lambda **kw: transformers.LlamaConfig(**SIZES, **kw),
     "llama31": lambda **kw: transformers.LlamaConfig(**SIZES, rope_parameters=LLAMA3, **kw),
+    "gemma3": lambda **kw: transformers.Gemma3TextConfig(
+        **SIZES,
+        head_dim=16,
+        query_pre_attn_scalar=20,
+        sliding_window=9,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        rope_parameters=GEMMA3_ROPE,
+        **kw,
+    ),
 }
 TOKENS = np.random.default_rng(0).integers(0, SIZES["vocab_size"], (2, 100))
 LORA = LoraConfig(rank=4, alpha=6.0)
@@ -37,9 +50,10 @@ def theirs(name, heads=(4, 2), tied=False):
     torch.manual_seed(0)
     config = MODELS[name](num_attention_heads=heads[0], num_key_value_heads=heads[1], tie_word_embeddings=tied)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    neutral = 0.0 if name == "gemma3" else 1.0  # Gemma's norms multiply by 1 + weight
     for parameter_name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape)
-        parameter.data = 1 + 0.2 * noise if "norm" in parameter_name else 0.15 * noise
+        parameter.data = neutral + 0.2 * noise if "norm" in parameter_name else 0.15 * noise
     return model
 
 
@@ -52,8 +66,8 @@ def our_logprobs(config, variables, lora=None):
     model = Transformer(config=config, lora=lora)
     lengths = jnp.full(len(TOKENS), TOKENS.shape[1])
 
-    def attend(q, k, v, _):
-        return causal_attention(q, k, v, lengths), ()
+    def attend(q, k, v, _, *window_size):
+        return causal_attention(q, k, v, lengths, *window_size), ()
 
     positions = jnp.broadcast_to(jnp.arange(TOKENS.shape[1]), TOKENS.shape)
     hidden, _ = model.apply(variables, jnp.asarray(TOKENS), positions, attend)

@@ -48,11 +48,11 @@ class Chat:
         """Wraps a `transformers` fast tokenizer.
 
         Args:
-            tokenizer: a `PreTrainedTokenizerFast` with a chat template.
-            name: what errors call it.
+            tokenizer: A `PreTrainedTokenizerFast` with a chat template.
+            name: What errors call it.
 
         Raises:
-            InputError: it has no chat template, or its template closes an assistant message with no special token.
+            InputError: It has no chat template, or its template closes an assistant message with no special token.
         """
         if not getattr(tokenizer, "chat_template", None):
             raise InputError(f"{name} has no chat template; take an instruction-tuned model's tokenizer")
@@ -73,7 +73,7 @@ class Chat:
         """Loads the tokenizer of a folder or of a hub id.
 
         Raises:
-            InputError: nothing can be loaded from `path`, or as in the constructor.
+            InputError: Nothing can be loaded from `path`, or as in the constructor.
         """
         from transformers import AutoTokenizer  # takes seconds to import
 
@@ -94,7 +94,7 @@ class Chat:
         """Ids of `messages` and of the opening of the assistant's reply.
 
         Raises:
-            InputError: there are no messages, or the template refuses them.
+            InputError: There are no messages, or the template refuses them.
         """
         mark, _ = _two_unused_characters(messages)
         return self._encode(self._render_text(messages, mark, opening=True), mark)
@@ -103,7 +103,7 @@ class Chat:
         """Ids of a whole dialogue, with no opening of a further reply.
 
         Raises:
-            InputError: there are no messages, or the template refuses them.
+            InputError: There are no messages, or the template refuses them.
         """
         mark, _ = _two_unused_characters(messages)
         return self._encode(self._render_text(messages, mark, opening=False), mark)
@@ -118,15 +118,15 @@ class Chat:
         """Ids of the dialogue after an action and further messages, with the opening of the next reply.
 
         Args:
-            prompt_ids: what the action was sampled from.
-            action_ids: as sampled; its turn is closed here where the sample stopped by length.
-            messages: what follows the action.
+            prompt_ids: What the action was sampled from.
+            action_ids: As sampled; its turn is closed here where the sample stopped by length.
+            messages: What follows the action.
 
         Returns:
             Ids that begin with `prompt_ids + action_ids`.
 
         Raises:
-            InputError: the template refuses the messages.
+            InputError: The template refuses the messages.
         """
         tail = self._tail(messages, opening=True)
         if action_ids and action_ids[-1] in self.stop_ids:
@@ -159,7 +159,7 @@ class Chat:
         return self._encode(tail, mark)
 
     def _render_text(self, messages: Sequence[Message], mark: str, *, opening: bool) -> str:
-        """Renders to text; a special token spelt by a message's content gets `mark` after its first character."""
+        """Renders to text; a special token that stands in a message's content gets `mark` after its first character."""
         from jinja2 import TemplateError  # what templates are written in
 
         dialogue = [{"role": message.role, "content": self._defuse(message.content, mark)} for message in messages]

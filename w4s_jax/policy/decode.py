@@ -32,9 +32,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike, DTypeLike
 
-from w4s_jax.policy.cached_attention import KVCache
-from w4s_jax.policy.kernels import CachedAttention, cached_attention_for
-from w4s_jax.policy.sharding import BATCH_AXES, TreeAttention, divided
+from w4s_jax.policy.attention import CachedAttention, KVCache, TreeAttention, attend_trees, cached_attention_for
+from w4s_jax.policy.sharding import BATCH_AXES, divided
 from w4s_jax.policy.transformer import Transformer
 
 PyTree = Any
@@ -164,8 +163,10 @@ def prefill(
     expiry_1T = jnp.full(tokens_1T.shape, new.length, jnp.int32)
     positions_1T = jnp.arange(tokens_1T.shape[1], dtype=jnp.int32)[None]
 
-    def attend(q_1TNH: Array, k_1TKH: Array, v_1TKH: Array, _: PyTree) -> tuple[Array, PyTree]:
-        out_1TNH = attention(q_1TNH, k_1TKH, v_1TKH, expiry_1T)
+    over_prompt = attend_trees(attention, expiry_1T, positions_1T)
+
+    def attend(q_1TNH: Array, k_1TKH: Array, v_1TKH: Array, *layer: Any) -> tuple[Array, PyTree]:
+        out_1TNH, _ = over_prompt(q_1TNH, k_1TKH, v_1TKH, *layer)
         return out_1TNH, (jnp.swapaxes(k_1TKH, 1, 2), jnp.swapaxes(v_1TKH, 1, 2))
 
     _, (k_L1KTH, v_L1KTH) = _run_layers(model, variables, tokens_1T, positions_1T, attend)
@@ -281,10 +282,10 @@ def _forward(model: Transformer, variables: PyTree, state: DecodeState, block: i
 
     attention = _cached_attention(model, state.cache, block)
 
-    def attend(q_B1NH: Array, k_B1KH: Array, v_B1KH: Array, layer: Array) -> tuple[Array, PyTree]:
+    def attend(q_B1NH: Array, k_B1KH: Array, v_B1KH: Array, layer: Array, *window_size: Array) -> tuple[Array, PyTree]:
         q_GMNH, k_GMKH, v_GMKH = (x.reshape(slots, samples, *x.shape[2:]) for x in (q_B1NH, k_B1KH, v_B1KH))
         new = k_GMKH.astype(state.cache.suffix_k_LGKMSH.dtype), v_GMKH.astype(state.cache.suffix_v_LGKMSH.dtype)
-        out_GMNH = attention(q_GMNH, *new, state.cache, layer, prompt_length_G, suffix_length_G)
+        out_GMNH = attention(q_GMNH, *new, state.cache, layer, prompt_length_G, suffix_length_G, *window_size)
         return out_GMNH.reshape(q_B1NH.shape), new
 
     tokens_B1 = state.token_GM.reshape(-1, 1)
@@ -299,12 +300,14 @@ def _cached_attention(model: Transformer, cache: KVCache, block: int) -> CachedA
     """The one for the model's devices; a kernel runs on each device's own slots and heads."""
     mesh = model.mesh
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
-    attention = cached_attention_for(device, model.config.head_dim, block)
+    attention = cached_attention_for(device, model.config.head_dim, block, windowed=model.config.is_windowed)
     if mesh is None or mesh.size == 1:
         return attention
     slot, head = _split(cache.prompt_k_LGKTH, mesh)
     token, of_slot = P(slot, None, head), P(slot)
-    inputs = (token, token, token, KVCache(*[P(None, slot, head)] * 4), P(), of_slot, of_slot)  # type: ignore[arg-type]
+    cached: Any = KVCache(*[P(None, slot, head)] * 4)  # type: ignore[arg-type]
+    window = (P(),) * model.config.is_windowed
+    inputs = (token, token, token, cached, P(), of_slot, of_slot, *window)
     mapped: CachedAttention = jax.shard_map(attention, mesh=mesh, in_specs=inputs, out_specs=token, check_vma=False)
     return mapped
 

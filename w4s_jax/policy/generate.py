@@ -22,8 +22,8 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from w4s_jax.policy import decode, sharding
+from w4s_jax.policy.attention import TreeAttention, tree_attention_for
 from w4s_jax.policy.decode import Admission, Stop
-from w4s_jax.policy.kernels import tree_attention_for
 from w4s_jax.policy.transformer import Transformer
 from w4s_jax.types import DrawKey, InputError, SamplingOptions, StopReason
 
@@ -129,7 +129,7 @@ class Generator:
         config: GeneratorConfig,
         *,
         stop_ids: Sequence[int],
-        attention: sharding.TreeAttention | None = None,
+        attention: TreeAttention | None = None,
     ) -> None:
         """Allocates the decode state on the model's mesh, or on the default device.
 
@@ -168,7 +168,7 @@ class Generator:
         """Swaps the parameters.
 
         Raises:
-            InputError: requests are in flight, or the new variables have other shapes.
+            InputError: Requests are in flight, or the new variables have other shapes.
         """
         if self.in_flight:
             raise InputError(f"parameters cannot change under {self.in_flight} requests in flight; await them first")
@@ -181,7 +181,7 @@ class Generator:
         """Refuses what does not fit; nothing is ever truncated.
 
         Raises:
-            InputError: with the numbers.
+            InputError: With the numbers.
         """
         c = self.config
         if not 1 <= max_new_tokens <= c.max_new_tokens:
@@ -201,7 +201,7 @@ class Generator:
         """Queues a request and returns its ticket.
 
         Raises:
-            InputError: it does not fit, or has too many samples, an unknown token, key or temperature.
+            InputError: It does not fit, or has too many samples, an unknown token, key or temperature.
         """
         self.check(len(request.prompt_ids), request.options.max_new_tokens)
         _check_tokens(request.prompt_ids, self.model.config.vocab_size, "prompt_ids")
@@ -251,7 +251,7 @@ class Generator:
         """Runs requests to their end; results in the order of `requests`.
 
         Raises:
-            InputError: as `submit`; then nothing runs.
+            InputError: As `submit`; then nothing runs.
         """
         tickets: list[int] = []
         try:
@@ -321,10 +321,10 @@ class Generator:
         )
 
 
-def _prefill_attention(model: Transformer) -> sharding.TreeAttention:
+def _prefill_attention(model: Transformer) -> TreeAttention:
     """One prompt at a time: its heads may be split over devices, it itself may not."""
     mesh = model.mesh or sharding.make_mesh("", jax.devices()[:1])
-    attention = tree_attention_for(mesh, model.config.head_dim)
+    attention = tree_attention_for(mesh, model.config.head_dim, windowed=model.config.is_windowed)
     return sharding.by_shard(attention, mesh, model.config.num_kv_heads, split_rows=False)
 
 

@@ -3,7 +3,7 @@
 config.json + *.safetensors → **load_checkpoint** → params → … → **save_checkpoint** → the same files
 
 Hugging Face stores one tensor a layer and maps as [out, in] matrices; here layers
-are stacked and maps keep their heads apart. `_entries` is the whole correspondence,
+are stacked and maps keep their heads apart. `parameters.leaves` is the whole correspondence,
 used in both directions, so that import ∘ export is the identity bit for bit.
 Loading maps the files into memory and copies out only what the devices of this
 process hold; PyTorch is never imported.
@@ -19,7 +19,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from safetensors.numpy import save_file
 
 from w4s_jax.policy import sharding
 from w4s_jax.policy.config import ModelConfig
+from w4s_jax.policy.parameters import Leaf, leaves
 from w4s_jax.policy.transformer import param_shapes
 from w4s_jax.types import CheckpointError, InputError
 
@@ -56,57 +57,6 @@ _PIECE_BYTES = 2**28
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-class _Entry(NamedTuple):
-    """One leaf of `params` and the tensors it is made of."""
-
-    path: tuple[str, ...]
-    names: tuple[str, ...]
-    """Tensor names; one a layer for stacked leaves, else a single one."""
-    stored: tuple[int, ...]
-    """Shape in the file."""
-    view: tuple[int, ...]
-    """The same with the heads split apart."""
-    order: tuple[int, ...]
-    """Transposition of that view to the layout of the leaf."""
-
-    @property
-    def stacked(self) -> bool:
-        """Whether the leaf has a leading layer axis."""
-        return self.path[0] == "layers"
-
-
-def _entries(config: ModelConfig) -> tuple[_Entry, ...]:
-    """The correspondence between leaves and tensors."""
-    c = config
-    d, f, v, h = c.embed_dim, c.mlp_dim, c.vocab_size, c.head_dim
-    entries = [
-        _Entry(("embed", "embedding"), ("model.embed_tokens.weight",), (v, d), (v, d), (0, 1)),
-        _Entry(("final_norm", "scale"), ("model.norm.weight",), (d,), (d,), (0,)),
-    ]
-    if not c.tie_embeddings:
-        entries.append(_Entry(("unembed",), ("lm_head.weight",), (v, d), (v, d), (1, 0)))
-
-    def add(leaf: str, kind: str, stem: str, stored: tuple[int, ...], *split: int, order: tuple[int, ...]) -> None:
-        suffix = "bias" if kind == "bias" else "weight"
-        names = tuple(f"model.layers.{i}.{stem}.{suffix}" for i in range(c.num_layers))
-        entries.append(_Entry(("layers", leaf, kind), names, stored, split or stored, order))
-
-    for leaf, n in (("q", c.num_heads), ("k", c.num_kv_heads), ("v", c.num_kv_heads)):
-        add(leaf, "kernel", f"self_attn.{leaf}_proj", (n * h, d), n, h, d, order=(2, 0, 1))
-        if c.qkv_bias:
-            add(leaf, "bias", f"self_attn.{leaf}_proj", (n * h,), n, h, order=(0, 1))
-    add("o", "kernel", "self_attn.o_proj", (d, c.num_heads * h), d, c.num_heads, h, order=(1, 2, 0))
-    add("gate", "kernel", "mlp.gate_proj", (f, d), order=(1, 0))
-    add("up", "kernel", "mlp.up_proj", (f, d), order=(1, 0))
-    add("down", "kernel", "mlp.down_proj", (d, f), order=(1, 0))
-    add("attn_norm", "scale", "input_layernorm", (d,), order=(0,))
-    add("mlp_norm", "scale", "post_attention_layernorm", (d,), order=(0,))
-    if c.qk_norm:
-        add("q_norm", "scale", "self_attn.q_norm", (h,), order=(0,))
-        add("k_norm", "scale", "self_attn.k_norm", (h,), order=(0,))
-    return tuple(entries)
-
-
 # --- loading ----------------------------------------------------------------
 
 
@@ -114,7 +64,7 @@ def load_config(path: str | os.PathLike[str]) -> ModelConfig:
     """Reads `config.json` of a checkpoint folder.
 
     Raises:
-        InputError: the file is missing, is no JSON object, or describes what is not implemented.
+        InputError: The file is missing, is no JSON object, or describes what is not implemented.
     """
     return ModelConfig.from_hf(_read_json(pathlib.Path(path) / "config.json"))
 
@@ -133,14 +83,13 @@ def load_checkpoint(
         (config, {"params": …}), ready for `Transformer.apply`.
 
     Raises:
-        InputError: a file is missing or broken, or a tensor is unknown, missing, of another shape or of a
+        InputError: A file is missing or broken, or a tensor is unknown, missing, of another shape or of a
             dtype that is not F32, F16 or BF16; every such tensor is named.
     """
     folder = pathlib.Path(path)
     config = load_config(folder)
     tensors = _open_tensors(folder)
-    entries = _entries(config)
-    _check_tensors(folder, tensors, entries, config)
+    _check_tensors(folder, tensors, config)
     shapes = param_shapes(config, param_dtype)["params"]
     if mesh is None:
         device = SingleDeviceSharding(jax.local_devices()[0])
@@ -148,10 +97,10 @@ def load_checkpoint(
     else:
         placements = sharding.shardings(shapes, mesh)
     params: dict[str, PyTree] = {}
-    for entry in entries:
-        shape, placement = _at(shapes, entry.path), _at(placements, entry.path)
-        read = functools.partial(_read_leaf, tensors, entry, shape)
-        _put(params, entry.path, _placed(shape, placement, read))
+    for leaf in leaves(config):
+        shape, placement = _at(shapes, leaf.path), _at(placements, leaf.path)
+        read = functools.partial(_read_leaf, tensors, leaf, config, shape)
+        _put(params, leaf.path, _placed(shape, placement, read))
         tensors.forget()
     return config, {"params": params}
 
@@ -188,19 +137,22 @@ def _write_rows(shard: jax.Array, piece: jax.Array, row: ArrayLike) -> jax.Array
     return jax.lax.dynamic_update_slice_in_dim(shard, piece, row, axis=0)
 
 
-def _read_leaf(tensors: Mapping[str, np.ndarray], entry: _Entry, leaf: jax.ShapeDtypeStruct, index: Index) -> Any:
+def _read_leaf(
+    tensors: Mapping[str, np.ndarray], leaf: Leaf, config: ModelConfig, shape: jax.ShapeDtypeStruct, index: Index
+) -> Any:
     """The part `index` of a leaf, one tensor after the other; views until the copy into the result."""
+    names, view, order = leaf.tensors(config), leaf.tensor_view(config), leaf.order
 
     def part(name: str, rest: Index) -> np.ndarray:
-        return tensors[name].reshape(entry.view).transpose(entry.order)[rest]
+        return tensors[name].reshape(view).transpose(order)[rest]
 
-    if not entry.stacked:
-        return part(entry.names[0], index).astype(leaf.dtype)
-    layers = range(*index[0].indices(len(entry.names)))
-    sizes = (len(range(*s.indices(n))) for s, n in zip(index[1:], leaf.shape[1:], strict=True))
-    out = np.empty((len(layers), *sizes), leaf.dtype)
+    if not leaf.is_stacked:
+        return part(names[0], index).astype(shape.dtype)
+    layers = range(*index[0].indices(len(names)))
+    sizes = (len(range(*s.indices(n))) for s, n in zip(index[1:], shape.shape[1:], strict=True))
+    out = np.empty((len(layers), *sizes), shape.dtype)
     for row, layer in zip(out, layers, strict=True):
-        row[...] = part(entry.names[layer], index[1:])
+        row[...] = part(names[layer], index[1:])
     return out
 
 
@@ -248,7 +200,7 @@ def _open_file(path: pathlib.Path, tensors: _Tensors) -> Iterator[tuple[str, np.
             pass
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a readable safetensors file ({error}); fetch it again") from error
-    # Our own views, as the library's numpy door copies whole tensors, and has no bfloat16 before 0.8.
+    # Our own views, as the library's numpy reader copies whole tensors, and has no bfloat16 before 0.8.
     data = tensors.map(path)
     start = 8 + int.from_bytes(data[:8].tobytes(), "little")
     header = json.loads(data[8:start].tobytes())
@@ -260,10 +212,8 @@ def _open_file(path: pathlib.Path, tensors: _Tensors) -> Iterator[tuple[str, np.
         yield name, data[begin:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
 
 
-def _check_tensors(
-    folder: pathlib.Path, tensors: Mapping[str, np.ndarray], entries: tuple[_Entry, ...], config: ModelConfig
-) -> None:
-    expected = {name: entry.stored for entry in entries for name in entry.names}
+def _check_tensors(folder: pathlib.Path, tensors: Mapping[str, np.ndarray], config: ModelConfig) -> None:
+    expected = {name: leaf.tensor_shape(config) for leaf in leaves(config) for name in leaf.tensors(config)}
     spare = {name for name in tensors if name.endswith("rotary_emb.inv_freq")}  # a constant that old exports store
     if config.tie_embeddings and "lm_head.weight" in tensors:
         if not np.array_equal(tensors["lm_head.weight"], tensors.get("model.embed_tokens.weight", ())):
@@ -312,7 +262,7 @@ def save_checkpoint(
 
     Raises:
         InputError: `path` exists and `overwrite` is false, or `params` is not of this config.
-        CheckpointError: the files cannot be written.
+        CheckpointError: The files cannot be written.
     """
     folder = pathlib.Path(path)
     if folder.exists() and not overwrite:
@@ -362,46 +312,46 @@ def _write_tensors(
     for number, shard in enumerate(plan, 1):
         name = "model.safetensors" if len(plan) == 1 else f"model-{number:05d}-of-{len(plan):05d}.safetensors"
         tensors: dict[str, np.ndarray] = {}
-        for entry, layer in shard:
-            tensor = _fetch_tensor(params, entry, layer, dtype)
+        for leaf, layer in shard:
+            tensor = _fetch_tensor(params, leaf, layer, config, dtype)
             if writes:
-                tensors[entry.names[layer]] = tensor
-            weight_map[entry.names[layer]] = name
+                tensors[leaf.tensor.format(layer)] = tensor
+            weight_map[leaf.tensor.format(layer)] = name
         if writes:
             save_file(tensors, folder / name, metadata={"format": "pt"})
     if writes and len(plan) > 1:
-        total = sum(_num_bytes(entry, dtype.itemsize) for shard in plan for entry, _ in shard)
+        total = sum(_num_bytes(leaf, config, dtype.itemsize) for shard in plan for leaf, _ in shard)
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         _write_json(folder / "model.safetensors.index.json", index)
 
 
-def _plan_shards(config: ModelConfig, itemsize: int, max_shard_bytes: int) -> list[list[tuple[_Entry, int]]]:
-    """Tensors of each file, as (entry, layer); a layer's tensors stay neighbours."""
-    entries = _entries(config)
-    order = [(entry, 0) for entry in entries if not entry.stacked]
-    order += [(entry, layer) for layer in range(config.num_layers) for entry in entries if entry.stacked]
-    shards: list[list[tuple[_Entry, int]]] = [[]]
+def _plan_shards(config: ModelConfig, itemsize: int, max_shard_bytes: int) -> list[list[tuple[Leaf, int]]]:
+    """Tensors of each file, as (leaf, layer); a layer's tensors stay neighbours."""
+    every = leaves(config)
+    order = [(leaf, 0) for leaf in every if not leaf.is_stacked]
+    order += [(leaf, layer) for layer in range(config.num_layers) for leaf in every if leaf.is_stacked]
+    shards: list[list[tuple[Leaf, int]]] = [[]]
     filled = 0
-    for entry, layer in order:
-        size = _num_bytes(entry, itemsize)
+    for leaf, layer in order:
+        size = _num_bytes(leaf, config, itemsize)
         if shards[-1] and filled + size > max_shard_bytes:
             shards.append([])
             filled = 0
-        shards[-1].append((entry, layer))
+        shards[-1].append((leaf, layer))
         filled += size
     return shards
 
 
-def _num_bytes(entry: _Entry, itemsize: int) -> int:
-    return int(np.prod(entry.view)) * itemsize
+def _num_bytes(leaf: Leaf, config: ModelConfig, itemsize: int) -> int:
+    return math.prod(leaf.tensor_shape(config)) * itemsize
 
 
-def _fetch_tensor(params: PyTree, entry: _Entry, layer: int, dtype: np.dtype) -> np.ndarray:
+def _fetch_tensor(params: PyTree, leaf: Leaf, layer: int, config: ModelConfig, dtype: np.dtype) -> np.ndarray:
     """One tensor on the host, in the layout of the file."""
-    leaf = _at(params, entry.path)
-    value = leaf[layer] if entry.stacked else jnp.copy(leaf)  # an array keeps what was once fetched of it
-    inverse = np.argsort(entry.order)
-    return sharding.on_host(value).transpose(inverse).astype(dtype, order="C").reshape(entry.stored)
+    array = _at(params, leaf.path)
+    value = array[layer] if leaf.is_stacked else jnp.copy(array)  # an array keeps what was once fetched of it
+    inverse = np.argsort(leaf.order)
+    return sharding.on_host(value).transpose(inverse).astype(dtype, order="C").reshape(leaf.tensor_shape(config))
 
 
 def _check_params(config: ModelConfig, params: PyTree) -> None:

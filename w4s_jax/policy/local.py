@@ -51,10 +51,10 @@ class LocalPolicy:
             chat: The model's tokenizer.
             generator: The model's decoder.
             name: What records call the meta-agent.
-            max_new_tokens: Room that `open` keeps for a reply; None: all that the generator was made for.
+            max_new_tokens: Tokens that `open` keeps for a reply; None: all that the generator was made for.
 
         Raises:
-            InputError: the tokenizer has ids that the model has no embedding for.
+            InputError: The tokenizer has ids that the model has no embedding for.
         """
         vocab_size = generator.model.config.vocab_size
         if chat.vocab_size > vocab_size:
@@ -85,7 +85,7 @@ class LocalPolicy:
         """Renders messages and the opening of a reply.
 
         Raises:
-            InputError: the prompt with its new tokens does not fit the model.
+            InputError: The prompt with its new tokens does not fit the model.
         """
         context = Context(messages=tuple(messages), prompt_ids=self.chat.render(messages))
         self._generator.check(len(context.prompt_ids), self._reply_tokens)
@@ -107,8 +107,8 @@ class LocalPolicy:
         """One sample a key, all from one context; a cancelled call frees its slot at the next chunk.
 
         Raises:
-            InputError: the prompt with `max_new_tokens` does not fit the model.
-            W4sError: the policy is closed, or its thread has failed; the cause is chained.
+            InputError: The prompt with `max_new_tokens` does not fit the model.
+            W4sError: The policy is closed, or its thread has failed; the cause is chained.
         """
         self._generator.check(len(context.prompt_ids), options.max_new_tokens)
         width = self._generator.config.samples_per_slot
@@ -121,7 +121,7 @@ class LocalPolicy:
         """Swaps the parameters, between rounds; they are kept, not copied, so nobody may donate them.
 
         Raises:
-            InputError: requests are in flight, or the new variables have other shapes.
+            InputError: Requests are in flight, or the new variables have other shapes.
         """
         with self._lock:
             if self._unanswered:

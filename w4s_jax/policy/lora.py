@@ -1,4 +1,4 @@
-"""Low-rank adapters on the seven linear maps of every layer.
+"""Low-rank adapters on the linear maps of every layer (`parameters.LINEAR`).
 
 variables {params, lora} → training (only `lora` moves) → **merge** → params → hf
 

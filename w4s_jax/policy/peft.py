@@ -14,7 +14,6 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -23,15 +22,11 @@ from safetensors.numpy import save_file
 
 from w4s_jax.policy.hf import move_into_place
 from w4s_jax.policy.lora import LoraConfig
+from w4s_jax.policy.parameters import LINEAR
 from w4s_jax.policy.sharding import on_host
 from w4s_jax.types import CheckpointError, InputError
 
 PyTree = Any
-
-MODULES: Mapping[str, str] = MappingProxyType(
-    {name: f"self_attn.{name}_proj" for name in "qkvo"} | {name: f"mlp.{name}_proj" for name in ("gate", "up", "down")}
-)
-"""Our name of a map → PEFT's."""
 
 
 def save_adapter(
@@ -48,7 +43,7 @@ def save_adapter(
 
     Raises:
         InputError: `path` exists and `overwrite` is false.
-        CheckpointError: the files cannot be written.
+        CheckpointError: The files cannot be written.
     """
     folder = pathlib.Path(path)
     if folder.exists() and not overwrite:
@@ -72,7 +67,7 @@ def _tensors(layers: Mapping[str, Any], rank: int) -> Iterator[tuple[str, np.nda
     for name, adapter in layers.items():
         a, b = (on_host(adapter[factor]).astype(np.float32) for factor in "ab")
         for layer in range(len(a)):
-            stem = f"base_model.model.model.layers.{layer}.{MODULES[name]}"
+            stem = f"base_model.model.model.layers.{layer}.{LINEAR[name].hf}"
             yield f"{stem}.lora_A.weight", np.ascontiguousarray(a[layer].reshape(-1, rank).T)
             yield f"{stem}.lora_B.weight", np.ascontiguousarray(b[layer].reshape(rank, -1).T)
 
@@ -87,6 +82,6 @@ def _config(config: LoraConfig, base_model: str) -> dict[str, Any]:
         "lora_dropout": 0.0,
         "peft_type": "LORA",
         "r": config.rank,
-        "target_modules": [module.rpartition(".")[2] for module in MODULES.values()],
+        "target_modules": [part.hf.rpartition(".")[2] for part in LINEAR.values()],
         "task_type": "CAUSAL_LM",
     }

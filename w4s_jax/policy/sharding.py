@@ -1,5 +1,7 @@
 """Where arrays live: one table from logical axes to the axes of the mesh.
 
+The logical axes of a parameter stand where it is declared (`parameters`).
+
 `--mesh=data=1,fsdp=4,tensor=2` → **Mesh** → shardings of params, adapters, optimiser state, batches
 
 `data` replicates the model and splits the batch; `fsdp` splits both; `tensor` splits
@@ -10,7 +12,7 @@ the placements here (Xu et al., arXiv 2105.04663).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -20,11 +22,12 @@ from jax import Array
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from w4s_jax.policy.attention.types import TreeAttention as TreeAttention
+from w4s_jax.policy.attention.types import Window
+from w4s_jax.policy.parameters import LOGICAL_AXES
 from w4s_jax.types import InputError
 
 PyTree = Any
-TreeAttention = Callable[[Array, Array, Array, Array], Array]
-"""(q_BTNH, k_BTKH, v_BTKH, expiry_BT) → out_BTNH; key k is visible to query q ⇔ k ≤ q < expiry[k]."""
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -44,41 +47,6 @@ RULES: Mapping[str, str | None] = MappingProxyType({
 })  # fmt: skip
 """The table: logical axis → mesh axis, or None for replicated."""
 
-LOGICAL_AXES: Mapping[str, tuple[str, ...]] = MappingProxyType({
-    "embed/embedding": ("vocab", "embed"),
-    "unembed": ("embed", "vocab"),
-    "final_norm/scale": ("embed",),
-    "attn_norm/scale": ("layers", "embed"),
-    "mlp_norm/scale": ("layers", "embed"),
-    "q_norm/scale": ("layers", "head_dim"),
-    "k_norm/scale": ("layers", "head_dim"),
-    "q/kernel": ("layers", "embed", "heads", "head_dim"),
-    "k/kernel": ("layers", "embed", "kv_heads", "head_dim"),
-    "v/kernel": ("layers", "embed", "kv_heads", "head_dim"),
-    "o/kernel": ("layers", "heads", "head_dim", "embed"),
-    "q/bias": ("layers", "heads", "head_dim"),
-    "k/bias": ("layers", "kv_heads", "head_dim"),
-    "v/bias": ("layers", "kv_heads", "head_dim"),
-    "gate/kernel": ("layers", "embed", "mlp"),
-    "up/kernel": ("layers", "embed", "mlp"),
-    "down/kernel": ("layers", "mlp", "embed"),
-    "q/a": ("layers", "embed", "rank"),
-    "k/a": ("layers", "embed", "rank"),
-    "v/a": ("layers", "embed", "rank"),
-    "o/a": ("layers", "heads", "head_dim", "rank"),
-    "gate/a": ("layers", "embed", "rank"),
-    "up/a": ("layers", "embed", "rank"),
-    "down/a": ("layers", "mlp", "rank"),
-    "q/b": ("layers", "rank", "heads", "head_dim"),
-    "k/b": ("layers", "rank", "kv_heads", "head_dim"),
-    "v/b": ("layers", "rank", "kv_heads", "head_dim"),
-    "o/b": ("layers", "rank", "embed"),
-    "gate/b": ("layers", "rank", "mlp"),
-    "up/b": ("layers", "rank", "mlp"),
-    "down/b": ("layers", "rank", "embed"),
-})  # fmt: skip
-"""End of a leaf's path → logical axes of its dims. Optimiser moments end in the path of their parameter."""
-
 
 def make_mesh(spec: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Builds the mesh that a flag describes.
@@ -88,7 +56,7 @@ def make_mesh(spec: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
         devices: What to lay out; all devices of all processes where None.
 
     Raises:
-        InputError: an unknown or repeated axis, a size below 1, a product that is not the number of devices, or slices
+        InputError: An unknown or repeated axis, a size below 1, a product that is not the number of devices, or slices
             that do not divide `data`.
     """
     devices = jax.devices() if devices is None else devices
@@ -240,7 +208,7 @@ def by_shard(attention: TreeAttention, mesh: Mesh, kv_heads: int, *, split_rows:
     """An attention that runs on each device's own rows and heads; loops that depend on the data need no partitioner.
 
     Args:
-        attention: (q_BTNH, k_BTKH, v_BTKH, expiry_BT) → out_BTNH, of any batch and any whole number of groups.
+        attention: Of any batch and any whole number of groups.
         mesh: From `make_mesh`.
         kv_heads: K; where `tensor` does not divide it, the heads stay whole.
         split_rows: Whether the rows are those of a batch; a single prompt is on every device.
@@ -250,10 +218,14 @@ def by_shard(attention: TreeAttention, mesh: Mesh, kv_heads: int, *, split_rows:
     heads = "tensor" if kv_heads % mesh.shape["tensor"] == 0 else None
     batch = BATCH_AXES if split_rows else None
     rows, arrays = PartitionSpec(batch), PartitionSpec(batch, None, heads)
-    mapped: TreeAttention = jax.shard_map(
-        attention, mesh=mesh, in_specs=(arrays, arrays, arrays, rows), out_specs=arrays, check_vma=False
-    )
-    return mapped
+
+    def sharded(q: Array, k: Array, v: Array, expiry: Array, *window: Window) -> Array:
+        specs = (arrays, arrays, arrays, rows, *(Window(rows, PartitionSpec()) for _ in window))  # type: ignore[arg-type]
+        mapped = jax.shard_map(attention, mesh=mesh, in_specs=specs, out_specs=arrays, check_vma=False)
+        out: Array = mapped(q, k, v, expiry, *window)
+        return out
+
+    return sharded
 
 
 def divided(mesh: Mesh, axis: str | tuple[str, ...] | None) -> int:

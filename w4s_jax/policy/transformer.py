@@ -1,12 +1,14 @@
-"""The decoder: Qwen2/2.5, Qwen3 and Llama 3 in one Linen module.
+"""The decoder: Qwen2/2.5, Qwen3, Llama 3 and Gemma 3 in one Linen module.
 
 tokens, positions, `attend` → **Transformer** → hidden → unembed → logits
 
-Pre-norm blocks of grouped-query attention with rotary positions and a gated SiLU
-feed-forward (Touvron et al., arXiv 2302.13971; Qwen2.5, arXiv 2412.15115). The
+Pre-norm blocks of grouped-query attention with rotary positions and a gated
+feed-forward (Touvron et al., arXiv 2302.13971); what families add to that stands in
+`families.TRAITS`, what parameters there are in `parameters`. The
 attention itself is handed in by the caller, and with it the cache, so one model
 serves training, prefill and decoding. Layers are stacked on a leading axis and
-scanned: compile time does not grow with depth.
+scanned: compile time does not grow with depth. Where layers differ in kind (Gemma 3),
+the kind goes through the scan as data: its window, and which of two rotations it takes.
 
 Variables: `params` = {embed, layers, final_norm[, unembed]}, every leaf below
 `layers` with a leading layer axis; `lora` = {layers} iff the model has adapters.
@@ -17,6 +19,7 @@ D embed, F mlp, V vocab.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -30,15 +33,19 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from w4s_jax.policy import sharding
-from w4s_jax.policy.config import Llama3RopeScaling, ModelConfig
+from w4s_jax.policy import parameters, sharding
+from w4s_jax.policy.attention.blocks import KEPT
+from w4s_jax.policy.config import ModelConfig
+from w4s_jax.policy.families import Activation, LayerKind
 from w4s_jax.policy.lora import LoraConfig
-from w4s_jax.policy.tree_blocks import KEPT
+from w4s_jax.policy.rope import Rope, rope_tables, rotate
 from w4s_jax.types import InputError
 
 PyTree = Any
-Attend = Callable[[Array, Array, Array, PyTree], tuple[Array, PyTree]]
-"""(q_BTNH, k_BTKH, v_BTKH, layer_cache) → (out_BTNH, new_layer_cache); q and k are rotated, not scaled."""
+Attend = Callable[..., tuple[Array, PyTree]]
+"""(q_BTNH, k_BTKH, v_BTKH, layer_cache[, window_size]) → (out_BTNH, new_layer_cache); q and k are rotated, not scaled.
+
+Models without sliding windows never give the last one; the others give every layer's, `UNBOUNDED` in global ones."""
 
 _ATTENTION = jax.checkpoint_policies.save_only_these_names(KEPT)
 REMAT: Mapping[str, Callable[..., bool] | None] = MappingProxyType(
@@ -54,63 +61,51 @@ REMAT: Mapping[str, Callable[..., bool] | None] = MappingProxyType(
 """What the backward pass keeps of a layer: all; its input alone; that and what its attention found; that and the
 outputs of its linear maps."""
 
+_ACTIVATIONS: Mapping[Activation, Callable[[Array], Array]] = MappingProxyType(
+    {Activation.SILU: nn.silu, Activation.GELU_TANH: functools.partial(nn.gelu, approximate=True)}
+)
 _kernel_init = nn.initializers.normal(stddev=0.02)
 
 
-class Rope(NamedTuple):
-    """Cosines and sines of a batch of positions, float32 [B, T, H/2]."""
+class Kind(NamedTuple):
+    """What sets a layer apart in a model with sliding windows; arrays [L] outside of the scan."""
 
-    cos: Array
-    sin: Array
+    is_local: Array
+    """bool: takes the rotation of local layers."""
+    window_size: Array
+    """int32: tokens that a query sees, itself included; `UNBOUNDED` in global layers."""
 
-
-def inverse_frequencies(head_dim: int, theta: float, scaling: Llama3RopeScaling | None) -> np.ndarray:
-    """Angle per position of each pair of dims, float32 [H/2].
-
-    In float32 throughout and in the order of `transformers`: at position 30,000 one
-    unit in the last place of a frequency already turns the angle by 0.002.
-    Source: Su et al., arXiv 2104.09864; the scaling is that of Llama 3.1's release.
-    """
-    exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    freq: np.ndarray = np.float32(1.0) / np.power(np.float32(theta), exponent)
-    if scaling is None:
-        return freq
-    wavelength = np.float32(2 * math.pi) / freq
-    turns = np.float32(scaling.original_max_positions) / wavelength  # within the context of the pre-training
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    keep = (turns - np.float32(low)) / np.float32(high - low)
-    stretched = freq / np.float32(scaling.factor)
-    between = (np.float32(1.0) - keep) * stretched + keep * freq
-    return np.where(turns < low, stretched, np.where(turns > high, freq, between))
+    @classmethod
+    def of_layers(cls, config: ModelConfig) -> Kind | None:
+        """One a layer; None where all are global."""
+        if config.window is None or not config.is_windowed:
+            return None
+        is_local = np.array([kind is LayerKind.LOCAL for kind in config.layer_kinds])
+        return cls(jnp.asarray(is_local), jnp.asarray(np.where(is_local, config.window, UNBOUNDED), jnp.int32))
 
 
-def rope_tables(positions_BT: Array, config: ModelConfig) -> Rope:
-    """Rotation of every position; in float32, as bfloat16 cannot tell positions above 256 apart."""
-    freq = jnp.asarray(inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling))
-    angles = positions_BT.astype(jnp.float32)[:, :, None] * freq[None, None, :]
-    return Rope(jnp.cos(angles), jnp.sin(angles))
-
-
-def rotate(x_BTNH: Array, rope: Rope) -> Array:
-    """Rotates the pairs (i, i + H/2) of each head, in float32; same shape and dtype as `x_BTNH`."""
-    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    cos, sin = rope.cos[:, :, None, :], rope.sin[:, :, None, :]
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x_BTNH.dtype)
+UNBOUNDED = 2**30
+"""A window that no context fills."""
 
 
 class RMSNorm(nn.Module):
     """x / rms(x) · scale over the last axis, in float32 (Zhang & Sennrich, arXiv 1910.07467)."""
 
+    size: int
     eps: float
+    unit_offset: bool
+    """Whether the scale is stored less one."""
     param_dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Normalises; same shape and dtype as `x`."""
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.param_dtype)
+        init = nn.initializers.zeros if self.unit_offset else nn.initializers.ones
+        scale = self.param("scale", init, (self.size,), self.param_dtype)
         wide = x.astype(jnp.float32)
         normed = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
-        scale = jnp.expand_dims(scale.astype(jnp.float32), tuple(range(x.ndim - 1)))
+        scale = scale.astype(jnp.float32) + 1.0 if self.unit_offset else scale.astype(jnp.float32)
+        scale = jnp.expand_dims(scale, tuple(range(x.ndim - 1)))
         return (normed * scale).astype(x.dtype)
 
 
@@ -157,27 +152,39 @@ class Block(nn.Module):
     mesh: Mesh | None
 
     @nn.compact
-    def __call__(self, x_BTD: Array, rope: Rope, attend: Attend, layer_cache: PyTree) -> tuple[Array, PyTree]:
+    def __call__(
+        self, x_BTD: Array, rope: Rope, attend: Attend, layer_cache: PyTree, window_size: Array | None = None
+    ) -> tuple[Array, PyTree]:
         """Returns the residual stream [B, T, D] and what `attend` made of the layer's cache."""
-        c = self.config
-        q_dims, kv_dims = (c.num_heads, c.head_dim), (c.num_kv_heads, c.head_dim)
-
-        x_normed = self._norm("attn_norm")(x_BTD)
-        adapted = self._adapted(x_normed)
-        q_BTNH = self._linear("q", (c.embed_dim,), q_dims, c.qkv_bias)(x_normed, adapted)
-        k_BTKH = self._linear("k", (c.embed_dim,), kv_dims, c.qkv_bias)(x_normed, adapted)
-        v_BTKH = self._linear("v", (c.embed_dim,), kv_dims, c.qkv_bias)(x_normed, adapted)
-        if c.qk_norm:
-            q_BTNH, k_BTKH = self._norm("q_norm")(q_BTNH), self._norm("k_norm")(k_BTKH)
-        out_BTNH, new_cache = attend(rotate(q_BTNH, rope), rotate(k_BTKH, rope), v_BTKH, layer_cache)
-        x_BTD += self._linear("o", q_dims, (c.embed_dim,))(out_BTNH)
-
-        x_normed = self._norm("mlp_norm")(x_BTD)
-        adapted = self._adapted(x_normed)
-        gate_BTF = self._linear("gate", (c.embed_dim,), (c.mlp_dim,))(x_normed, adapted)
-        up_BTF = self._linear("up", (c.embed_dim,), (c.mlp_dim,))(x_normed, adapted)
-        x_BTD += self._linear("down", (c.mlp_dim,), (c.embed_dim,))(nn.silu(gate_BTF) * up_BTF)
+        traits = self.config.traits
+        out_BTD, new_cache = self._attention(self._norm("attn_norm")(x_BTD), rope, attend, layer_cache, window_size)
+        x_BTD += self._norm("attn_post_norm")(out_BTD) if traits.post_norms else out_BTD
+        out_BTD = self._feed_forward(self._norm("mlp_norm")(x_BTD))
+        x_BTD += self._norm("mlp_post_norm")(out_BTD) if traits.post_norms else out_BTD
         return sharding.constrain(x_BTD, self.mesh, sharding.BATCH_AXES), new_cache
+
+    def _attention(
+        self, x_BTD: Array, rope: Rope, attend: Attend, layer_cache: PyTree, window_size: Array | None
+    ) -> tuple[Array, PyTree]:
+        c, adapted = self.config, self._adapted(x_BTD)
+        q_BTNH = self._linear("q")(x_BTD, adapted)
+        k_BTKH = self._linear("k")(x_BTD, adapted)
+        v_BTKH = self._linear("v")(x_BTD, adapted)
+        if c.traits.qk_norm:
+            q_BTNH, k_BTKH = self._norm("q_norm")(q_BTNH), self._norm("k_norm")(k_BTKH)
+        q_BTNH, k_BTKH = rotate(q_BTNH, rope), rotate(k_BTKH, rope)
+        if c.query_scale is not None:  # an attention divides by the root of H
+            q_BTNH *= jnp.asarray(math.sqrt(c.head_dim / c.query_scale), q_BTNH.dtype)
+        of_kind = () if window_size is None else (window_size,)
+        out_BTNH, new_cache = attend(q_BTNH, k_BTKH, v_BTKH, layer_cache, *of_kind)
+        return self._linear("o")(out_BTNH), new_cache
+
+    def _feed_forward(self, x_BTD: Array) -> Array:
+        adapted = self._adapted(x_BTD)
+        gate_BTF = self._linear("gate")(x_BTD, adapted)
+        up_BTF = self._linear("up")(x_BTD, adapted)
+        out_BTD: Array = self._linear("down")(_ACTIVATIONS[self.config.traits.activation](gate_BTF) * up_BTF)
+        return out_BTD
 
     def _adapted(self, x: Array) -> Array | None:
         """The input of adapters, as a value of its own.
@@ -188,10 +195,16 @@ class Block(nn.Module):
         return None if self.lora is None else jnp.copy(x)
 
     def _norm(self, name: str) -> RMSNorm:
-        return RMSNorm(self.config.norm_eps, self.param_dtype, name=name)
+        return _rms_norm(self.config, parameters.NORM[name].axis, self.param_dtype, name)
 
-    def _linear(self, name: str, in_dims: tuple[int, ...], out_dims: tuple[int, ...], use_bias: bool = False) -> Linear:
-        return Linear(in_dims, out_dims, use_bias, self.compute_dtype, self.param_dtype, self.lora, name=name)
+    def _linear(self, name: str) -> Linear:
+        part, c = parameters.LINEAR[name], self.config
+        in_dims, out_dims = (tuple(map(c.axis_size, axes)) for axes in (part.reads, part.writes))
+        return Linear(in_dims, out_dims, part.biased(c), self.compute_dtype, self.param_dtype, self.lora, name=name)
+
+
+def _rms_norm(config: ModelConfig, axis: str, param_dtype: DTypeLike, name: str | None = None) -> RMSNorm:
+    return RMSNorm(config.axis_size(axis), config.norm_eps, config.traits.unit_offset, param_dtype, name=name)
 
 
 class Transformer(nn.Module):
@@ -219,11 +232,12 @@ class Transformer(nn.Module):
         if self.remat not in REMAT:
             raise InputError(f"remat={self.remat!r} is not known; allowed: {', '.join(REMAT)}")
         c = self.config
-        self.embed = nn.Embed(c.vocab_size, c.embed_dim, param_dtype=self.param_dtype, embedding_init=_kernel_init)
+        rows, width = parameters.EMBEDDING.shape(c)
+        self.embed = nn.Embed(rows, width, param_dtype=self.param_dtype, embedding_init=_kernel_init)
         self.layers = Block(c, self.compute_dtype, self.param_dtype, self.lora, self.mesh)
-        self.final_norm = RMSNorm(c.norm_eps, self.param_dtype)
+        self.final_norm = _rms_norm(c, parameters.FINAL_NORM.axes[0], self.param_dtype)
         if not c.tie_embeddings:
-            self.unembedding = self.param("unembed", _kernel_init, (c.embed_dim, c.vocab_size), self.param_dtype)
+            self.unembedding = self.param("unembed", _kernel_init, parameters.UNEMBEDDING.shape(c), self.param_dtype)
 
     def __call__(
         self, tokens_BT: Array, positions_BT: Array, attend: Attend, cache: PyTree = None
@@ -241,13 +255,21 @@ class Transformer(nn.Module):
             dtype, and the layers' new caches stacked on a leading axis.
         """
         x_BTD = look_up(self.embed.embedding, tokens_BT).astype(self.compute_dtype)
+        if self.config.traits.scaled_embedding:  # by the root as the compute dtype rounds it, as in transformers
+            x_BTD *= jnp.asarray(math.sqrt(self.config.embed_dim), self.compute_dtype)
         # Each device looks up its columns of the table; in two steps, the way to whole rows is one all-to-all.
         x_BTD = sharding.constrain(x_BTD, self.mesh, "data", None, "fsdp")
         x_BTD = sharding.constrain(x_BTD, self.mesh, sharding.BATCH_AXES)
         rope = rope_tables(positions_BT, self.config)
+        kinds = Kind.of_layers(self.config)
+        local_rope = rope if kinds is None else rope_tables(positions_BT, self.config, local=True)
 
-        def layer(block: Block, x: Array, layer_cache: PyTree) -> tuple[Array, PyTree]:
-            return block(x, rope, attend, layer_cache)
+        def layer(block: Block, x: Array, of_layer: tuple[PyTree, Kind | None]) -> tuple[Array, PyTree]:
+            layer_cache, kind = of_layer
+            if kind is None:
+                return block(x, rope, attend, layer_cache)
+            turned = Rope(*(jnp.where(kind.is_local, a, b) for a, b in zip(local_rope, rope, strict=True)))
+            return block(x, turned, attend, layer_cache, kind.window_size)
 
         scanned = nn.scan(
             layer if self.remat == "none" else nn.remat(layer, policy=REMAT[self.remat], prevent_cse=False),
@@ -255,7 +277,7 @@ class Transformer(nn.Module):
             split_rngs={"params": True},
             length=self.config.num_layers,
         )
-        x_BTD, new_cache = scanned(self.layers, x_BTD, cache)
+        x_BTD, new_cache = scanned(self.layers, x_BTD, (cache, kinds))
         return self.final_norm(x_BTD), new_cache
 
     def output_table(self) -> Array:
@@ -295,7 +317,7 @@ def project(hidden: Array, table_VD: Array, compute_dtype: DTypeLike) -> Array:
 def init_variables(model: Transformer, key: Array) -> dict[str, PyTree]:
     """Fresh variables of a model: normal of deviation 0.02, norms one, biases and LoRA's B zero."""
     tokens = jnp.zeros((1, 1), jnp.int32)
-    return dict(model.init(key, tokens, tokens, lambda q, k, v, cache: (q, ())))
+    return dict(model.init(key, tokens, tokens, lambda q, k, v, *_: (q, ())))
 
 
 def init_lora(model: Transformer, key: Array) -> PyTree:

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from w4s_jax.policy import sharding
-from w4s_jax.policy.kernels import tree_attention_for
+from w4s_jax.policy.attention import attend_trees, tree_attention_for
 from w4s_jax.policy.transformer import Transformer
 from w4s_jax.training.cross_entropy import OutputLayer, chunked_nll
 from w4s_jax.types import InputError
@@ -58,18 +58,14 @@ def token_logprobs(model: Transformer, variables: dict[str, PyTree], ids: Sequen
 def _nll(model: Transformer, mesh: Mesh) -> Callable[..., jax.Array]:
     """(variables, tokens_BT, length) → nll_BT of each token's successor, float32, 0 past the end."""
     apply: Callable[..., Any] = model.clone(mesh=mesh).apply
-    attention = tree_attention_for(mesh, model.config.head_dim)
+    attention = tree_attention_for(mesh, model.config.head_dim, windowed=model.config.is_windowed)
     attention = sharding.by_shard(attention, mesh, model.config.num_kv_heads)
 
     def nll(variables: PyTree, tokens_BT: jax.Array, length: jax.Array) -> jax.Array:
         rows, size = tokens_BT.shape
         index_BT = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), tokens_BT.shape)
         expiry_BT = jnp.where((jnp.arange(rows) == 0)[:, None] & (index_BT < length), length, 0)
-
-        def attend(q: jax.Array, k: jax.Array, v: jax.Array, _: PyTree) -> tuple[jax.Array, PyTree]:
-            return attention(q, k, v, expiry_BT), ()
-
-        hidden_BTD, _ = apply(variables, tokens_BT, index_BT, attend)
+        hidden_BTD, _ = apply(variables, tokens_BT, index_BT, attend_trees(attention, expiry_BT, index_BT))
         following_BT = jnp.roll(tokens_BT, -1, axis=1)
         counts_BT = (expiry_BT > 0) & (index_BT + 1 < length)
         layer = OutputLayer.of(apply(variables, method="output_table"), mesh, model.compute_dtype, learns=False)

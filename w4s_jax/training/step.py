@@ -29,7 +29,7 @@ import optax
 from jax.sharding import Mesh
 
 from w4s_jax.policy import sharding
-from w4s_jax.policy.kernels import tree_attention_for
+from w4s_jax.policy.attention import attend_trees, tree_attention_for
 from w4s_jax.policy.lora import split_trainable
 from w4s_jax.policy.transformer import Transformer, init_variables
 from w4s_jax.training.config import OptimizerConfig
@@ -332,13 +332,9 @@ class Trainer:
         """Final hidden states [B, T, D] of a batch, and what turns them into logits."""
         apply: Callable[..., Any] = functools.partial(model.clone(mesh=self.mesh).apply, variables)
         config = model.config
-        attention = self.attention or tree_attention_for(self.mesh, config.head_dim)
+        attention = self.attention or tree_attention_for(self.mesh, config.head_dim, windowed=config.is_windowed)
         attention = sharding.by_shard(attention, self.mesh, config.num_kv_heads)
-
-        def attend(q: jax.Array, k: jax.Array, v: jax.Array, _: PyTree) -> tuple[jax.Array, PyTree]:
-            return attention(q, k, v, batch.expiry), ()
-
-        hidden, _ = apply(batch.tokens, batch.positions, attend)
+        hidden, _ = apply(batch.tokens, batch.positions, attend_trees(attention, batch.expiry, batch.positions))
         learns = self.model.lora is None
         table = apply(method="output_table")
         return hidden, OutputLayer.of(table, self.mesh, model.compute_dtype, learns=learns)

@@ -1,6 +1,6 @@
 """Which blocks of queries see which blocks of keys: the skipping that every tree attention shares.
 
-expiry → **visible_blocks**, **whole_blocks** → row_pairs | flat_pairs | lists → the attentions of this room
+expiry → **visible_blocks**, **whole_blocks** → row_pairs | flat_pairs | lists → tree_xla · tree_tpu · tree_gpu
 
 Legend: B rows, T tokens of a row, I blocks of queries, J blocks of keys, P pairs of blocks.
 """
@@ -50,8 +50,8 @@ def visible_blocks(expiry_BT: Array, query_block: int, key_block: int | None = N
 
     Args:
         expiry_BT: int32 [B, T], first index of the row that no longer sees the key; T a multiple of both blocks.
-        query_block: tokens.
-        key_block: tokens; as `query_block` where None.
+        query_block: Tokens.
+        key_block: Tokens; as `query_block` where None.
 
     Returns:
         bool [B, I, J].
@@ -65,13 +65,29 @@ def visible_blocks(expiry_BT: Array, query_block: int, key_block: int | None = N
     return causal_IJ[None] & (first_query_I[None, :, None] < latest_BJ[:, None, :])
 
 
+def blocks_in_window(positions_BT: Array, size_B: Array, block: int) -> Array:
+    """Whether any query of block i may have any key of block j in its window, by the nearest two positions.
+
+    Args:
+        positions_BT: int32 [B, T], depth of each token on its path; T a multiple of the block.
+        size_B: int32 [B], positions from a query back to the first key it does not see.
+        block: Tokens.
+
+    Returns:
+        bool [B, I, J]; positions of padding only ever make it true.
+    """
+    blocks_BIC = positions_BT.reshape(positions_BT.shape[0], -1, block)
+    lowest_BI, highest_BJ = jnp.min(blocks_BIC, axis=2), jnp.max(blocks_BIC, axis=2)
+    return lowest_BI[:, :, None] - highest_BJ[:, None, :] < size_B[:, None, None]
+
+
 def whole_blocks(expiry_BT: Array, query_block: int, key_block: int) -> Array:
     """Whether every query of block i sees every key of block j, so that no mask is needed.
 
     Args:
         expiry_BT: int32 [B, T], first index of the row that no longer sees the key; T a multiple of both blocks.
-        query_block: tokens.
-        key_block: tokens.
+        query_block: Tokens.
+        key_block: Tokens.
 
     Returns:
         bool [B, I, J].
@@ -84,9 +100,19 @@ def whole_blocks(expiry_BT: Array, query_block: int, key_block: int) -> Array:
     return causal_IJ[None] & ((first_query_I + query_block)[None, :, None] <= earliest_BJ[:, None, :])
 
 
-def row_pairs(expiry_T: Array, block: int) -> Pairs:
-    """The visible pairs of one row; major are its blocks of queries, in order."""
-    return _listed(visible_blocks(expiry_T[None], block)[0])
+def row_pairs(expiry_T: Array, block: int, positions_T: Array | None = None, window_size: Array | None = None) -> Pairs:
+    """The visible pairs of one row; major are its blocks of queries, in order.
+
+    Args:
+        expiry_T: int32, T a multiple of the block.
+        block: Tokens.
+        positions_T: int32, depth of each token on its path; None: there is no window.
+        window_size: int32 [], of a sliding window.
+    """
+    visible_IJ = visible_blocks(expiry_T[None], block)[0]
+    if positions_T is not None and window_size is not None:
+        visible_IJ &= blocks_in_window(positions_T[None], window_size[None], block)[0]
+    return _listed(visible_IJ)
 
 
 def flat_pairs(expiry_BT: Array, block: int, *, by_key: bool = False) -> tuple[Pairs, Array]:
@@ -94,8 +120,8 @@ def flat_pairs(expiry_BT: Array, block: int, *, by_key: bool = False) -> tuple[P
 
     Args:
         expiry_BT: int32 [B, T], T a multiple of `block`.
-        block: tokens.
-        by_key: major are blocks of keys instead of queries.
+        block: Tokens.
+        by_key: Major are blocks of keys instead of queries.
 
     Returns:
         Pairs whose `major` counts through the rows (row · blocks + block) and whose `minor` is a block of that row, and

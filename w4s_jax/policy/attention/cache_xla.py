@@ -6,9 +6,10 @@ The softmax is accumulated over blocks of cached tokens (Milakov & Gimelshein, a
 1805.02867; Dao et al., arXiv 2205.14135), and only as many blocks are read as the
 longest row needs, so a step costs what is in the cache and not what would fit. A
 block past the end of a row multiplies its sums by exp(0) and adds zeros: however
-many blocks the neighbours need, the row's bits stay the same.
+many blocks the neighbours need, the row's bits stay the same. With a sliding window, the blocks that lie behind the
+windows of all rows are not read either.
 
-`attention.decode_attention` is the dense reference.
+`reference.decode_attention` is the dense reference.
 
 Legend: G slots (one prompt each), M samples of a prompt, T prompt capacity, S suffix
 capacity, L layers, N query heads, K key/value heads, R = N / K, H head_dim, C block.
@@ -16,28 +17,19 @@ capacity, L layers, N query heads, K key/value heads, R = N / K, H head_dim, C b
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from w4s_jax.policy.attention.types import KVCache
+
 _HIDDEN = -1e30
 """Score of a masked key: finite, and far below any real one, so that its weight is exactly zero."""
-
-
-class KVCache(NamedTuple):
-    """Keys and values of all layers; T and S are multiples of the block.
-
-    A head's tokens lie together, as its products read them: in another order the compiler would turn the whole cache
-    round before a chunk of steps and back after it.
-    """
-
-    prompt_k_LGKTH: Array
-    prompt_v_LGKTH: Array
-    suffix_k_LGKMSH: Array
-    """Keys of the prompt's last token and of the sampled tokens but the newest."""
-    suffix_v_LGKMSH: Array
+_FAR = 2**30
+"""An index that no cache has."""
 
 
 class _Sums(NamedTuple):
@@ -56,6 +48,7 @@ def cached_attention(
     layer: Array,
     prompt_length_G: Array,
     suffix_length_G: Array,
+    window_size: Array | None = None,
     *,
     block: int,
 ) -> Array:
@@ -72,6 +65,7 @@ def cached_attention(
         layer: int32 [].
         prompt_length_G: int32, tokens in each prompt cache.
         suffix_length_G: int32, tokens in the suffix caches of each slot.
+        window_size: int32 [], tokens that a query sees, itself included; None: all before it.
         block: C, cached tokens read at a time; divides T and S.
 
     Returns:
@@ -90,26 +84,59 @@ def cached_attention(
     def over_prompt(index: Array, sums: _Sums) -> _Sums:
         k_GKCH, v_GKCH = read(cache.prompt_k_LGKTH, 3, index), read(cache.prompt_v_LGKTH, 3, index)
         scores_GKRMC = _einsum("GMKRH,GKCH->GKRMC", q_GMKRH, k_GKCH)
-        return _accumulate(sums, scores_GKRMC, prompt_length_G - index * block, "GKRMC,GKCH->GKRMH", v_GKCH)
+        seen = _Span(prompt_from_G, prompt_length_G).after(index * block)
+        return _accumulate(sums, scores_GKRMC, seen, "GKRMC,GKCH->GKRMH", v_GKCH)
 
     def over_suffix(index: Array, sums: _Sums) -> _Sums:
         k_GKMCH, v_GKMCH = read(cache.suffix_k_LGKMSH, 4, index), read(cache.suffix_v_LGKMSH, 4, index)
         scores_GKRMC = _einsum("GMKRH,GKMCH->GKRMC", q_GMKRH, k_GKMCH)
-        return _accumulate(sums, scores_GKRMC, suffix_length_G - index * block, "GKRMC,GKMCH->GKRMH", v_GKMCH)
+        seen = _Span(suffix_from_G, suffix_length_G).after(index * block)
+        return _accumulate(sums, scores_GKRMC, seen, "GKRMC,GKMCH->GKRMH", v_GKMCH)
 
     itself_GKRM = _einsum("GMKRH,GMKH->GKRM", q_GMKRH, k_GMKH) * head_dim**-0.5
     out_GKRMH = jnp.moveaxis(v_GMKH, 1, 2)[:, :, None].astype(jnp.float32)
     out_GKRMH = jnp.broadcast_to(out_GKRMH, (*itself_GKRM.shape, head_dim))
     sums = _Sums(itself_GKRM, jnp.ones_like(itself_GKRM), out_GKRMH)
-    sums = jax.lax.fori_loop(0, _blocks(prompt_length_G, block), over_prompt, sums)
-    sums = jax.lax.fori_loop(0, _blocks(suffix_length_G, block), over_suffix, sums)
+    prompt_from_G = suffix_from_G = None
+    if window_size is not None:
+        suffix_from_G = suffix_length_G + 1 - window_size
+        prompt_from_G = prompt_length_G + suffix_from_G
+    sums = _walk(over_prompt, _Span(prompt_from_G, prompt_length_G), block, sums)
+    sums = _walk(over_suffix, _Span(suffix_from_G, suffix_length_G), block, sums)
     out_GMKRH = jnp.moveaxis(sums.out_GKRMH / sums.total_GKRM[..., None], 3, 1)
     return out_GMKRH.reshape(q_GMNH.shape).astype(q_GMNH.dtype)
 
 
-def _accumulate(sums: _Sums, scores_GKRMC: Array, visible_G: Array, spec: str, v: Array) -> _Sums:
-    """Adds a block of keys, of which the first `visible` of a slot are seen (none where it is not positive)."""
-    visible_GC = jnp.arange(scores_GKRMC.shape[-1])[None, :] < visible_G[:, None]
+class _Span(NamedTuple):
+    """Which tokens of a cache each slot sees."""
+
+    begin_G: Array | None
+    """First one; None or below 0: the cache's first."""
+    end_G: Array
+    """The one after the last; nothing is seen where it is not above the first."""
+
+    def after(self, tokens: Array) -> _Span:
+        """The same, counted from a later token."""
+        return _Span(None if self.begin_G is None else self.begin_G - tokens, self.end_G - tokens)
+
+
+def _walk(step: Callable[[Array, _Sums], _Sums], seen: _Span, block: int, sums: _Sums) -> _Sums:
+    """Over the blocks that any slot sees."""
+    first: Any = 0
+    if seen.begin_G is not None:
+        # A slot that sees nothing must not hold back the others.
+        begin_G = jnp.where(seen.end_G > 0, jnp.maximum(seen.begin_G, 0), _FAR)
+        first = jnp.min(begin_G) // block
+    walked: _Sums = jax.lax.fori_loop(first, (jnp.max(seen.end_G) + block - 1) // block, step, sums)
+    return walked
+
+
+def _accumulate(sums: _Sums, scores_GKRMC: Array, seen: _Span, spec: str, v: Array) -> _Sums:
+    """Adds a block of keys."""
+    index_1C = jnp.arange(scores_GKRMC.shape[-1])[None, :]
+    visible_GC = index_1C < seen.end_G[:, None]
+    if seen.begin_G is not None:
+        visible_GC &= index_1C >= seen.begin_G[:, None]
     scores_GKRMC = jnp.where(visible_GC[:, None, None, None], scores_GKRMC * v.shape[-1] ** -0.5, _HIDDEN)
     highest_GKRM = jnp.maximum(sums.highest_GKRM, jnp.max(scores_GKRMC, axis=-1))
     weights_GKRMC = jnp.exp(scores_GKRMC - highest_GKRM[..., None])
@@ -119,11 +146,6 @@ def _accumulate(sums: _Sums, scores_GKRMC: Array, visible_G: Array, spec: str, v
         sums.total_GKRM * rescale_GKRM + jnp.sum(weights_GKRMC, axis=-1),
         sums.out_GKRMH * rescale_GKRM[..., None] + _einsum(spec, weights_GKRMC.astype(v.dtype), v),
     )
-
-
-def _blocks(length_G: Array, block: int) -> Array:
-    """Blocks that the longest slot needs."""
-    return (jnp.max(length_G) + block - 1) // block
 
 
 def _einsum(spec: str, a: Array, b: Array) -> Array:

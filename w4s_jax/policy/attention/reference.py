@@ -1,14 +1,14 @@
-"""Attention in plain XLA: over token trees, over padded prompts, and in decoding.
+"""The definition of attention with dense masks: over token trees, over padded prompts, and in decoding.
 
-q, k, v (after RoPE) → **attention** → out        (called by the Transformer as `attend`)
+q, k, v (after RoPE) → **attention** → out        (what every other attention is tested against)
 
 Legend: B batch, T queries, S keys, N query heads, K key/value heads, R = N / K query
 heads a key head, H head_dim, G prompts, M samples of one prompt.
 
 Query heads are grouped, so keys and values are never repeated. Scores are scaled by
 H^-0.5; scores, softmax and accumulation are float32. A query that may see no key
-(padding) yields zeros with zero gradients, never NaN. The masks are dense: this is
-the reference that kernels are compared with, and the way that runs everywhere.
+(padding) yields zeros with zero gradients, never NaN. Scores and
+masks of whole rows are held, which only short rows can afford: training and sampling take what `choose` picks.
 """
 
 from __future__ import annotations
@@ -18,15 +18,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from w4s_jax.policy.attention.types import Window
 
-def tree_attention_reference(q_BTNH: Array, k_BTKH: Array, v_BTKH: Array, expiry_BT: Array) -> Array:
-    """Attention over packed token trees: key k is visible to query q ⇔ k ≤ q < expiry[k].
+
+def tree_attention_reference(
+    q_BTNH: Array, k_BTKH: Array, v_BTKH: Array, expiry_BT: Array, window: Window | None = None
+) -> Array:
+    """Attention over packed token trees: key k is visible to query q ⇔ k ≤ q < expiry[k], and k is in q's window.
 
     Args:
         q_BTNH: Queries [B, T, N, H].
         k_BTKH: Keys [B, T, K, H].
         v_BTKH: Values [B, T, K, H].
         expiry_BT: int32 [B, T], first index of the row that no longer sees the key; 0 for padding.
+        window: None: a query sees its whole path.
 
     Returns:
         [B, T, N, H] in the dtype of the queries.
@@ -34,13 +39,19 @@ def tree_attention_reference(q_BTNH: Array, k_BTKH: Array, v_BTKH: Array, expiry
     index_T = jnp.arange(q_BTNH.shape[1], dtype=expiry_BT.dtype)
     causal_11TS = (index_T[None, :] <= index_T[:, None])[None, None]
     alive_B1TS = (index_T[None, :, None] < expiry_BT[:, None, :])[:, None]
+    visible_B1TS = causal_11TS & alive_B1TS
+    if window is not None:
+        back_BTS = window.positions_BT[:, :, None] - window.positions_BT[:, None, :]
+        visible_B1TS &= (back_BTS < window.size)[:, None]
     scores_BKRTS = _scores(q_BTNH, k_BTKH)
-    mask = jnp.broadcast_to((causal_11TS & alive_B1TS)[:, :, None], scores_BKRTS.shape)
+    mask = jnp.broadcast_to(visible_B1TS[:, :, None], scores_BKRTS.shape)
     weights_BKRTS = masked_softmax(scores_BKRTS, mask)
     return _gather_values(weights_BKRTS, v_BTKH).astype(q_BTNH.dtype)
 
 
-def causal_attention(q_BTNH: Array, k_BTKH: Array, v_BTKH: Array, lengths_B: Array) -> Array:
+def causal_attention(
+    q_BTNH: Array, k_BTKH: Array, v_BTKH: Array, lengths_B: Array, window_size: Array | None = None
+) -> Array:
     """Causal attention over rows that are padded on the right.
 
     A row is the tree without branches: every key expires at the row's end.
@@ -50,12 +61,15 @@ def causal_attention(q_BTNH: Array, k_BTKH: Array, v_BTKH: Array, lengths_B: Arr
         k_BTKH: Keys [B, T, K, H].
         v_BTKH: Values [B, T, K, H].
         lengths_B: int32 [B], real tokens of each row.
+        window_size: int32 [], tokens that a query sees, itself included; None: all before it.
 
     Returns:
         [B, T, N, H]; zeros at padding.
     """
     expiry_BT = jnp.broadcast_to(lengths_B[:, None], k_BTKH.shape[:2])
-    return tree_attention_reference(q_BTNH, k_BTKH, v_BTKH, expiry_BT)
+    index_BT = jnp.broadcast_to(jnp.arange(k_BTKH.shape[1]), expiry_BT.shape)
+    window = None if window_size is None else Window(index_BT, window_size)
+    return tree_attention_reference(q_BTNH, k_BTKH, v_BTKH, expiry_BT, window)
 
 
 def decode_attention(
@@ -66,6 +80,7 @@ def decode_attention(
     suffix_k_GMSKH: Array,
     suffix_v_GMSKH: Array,
     suffix_length_GM: Array,
+    window_size: Array | None = None,
 ) -> Array:
     """One decoding step of M samples that share each of G prompts.
 
@@ -79,6 +94,7 @@ def decode_attention(
         suffix_k_GMSKH: Keys of what each sample wrote [G, M, S, K, H], the newest included.
         suffix_v_GMSKH: Values of the same.
         suffix_length_GM: int32 [G, M], real tokens of each suffix, the newest included.
+        window_size: int32 [], tokens that a query sees, itself included; None: all before it.
 
     Returns:
         [G, M, N, H] in the dtype of the queries.
@@ -90,11 +106,17 @@ def decode_attention(
     suffix_GKRMS = head_dim**-0.5 * jnp.einsum(
         "GMKRH,GMSKH->GKRMS", q_GMKRH, suffix_k_GMSKH, preferred_element_type=jnp.float32
     )
-    prompt_mask_GT = jnp.arange(prompt_k_GTKH.shape[1])[None, :] < prompt_length_G[:, None]
-    suffix_mask_GMS = jnp.arange(suffix_k_GMSKH.shape[2])[None, None, :] < suffix_length_GM[:, :, None]
+    prompt_11T = jnp.arange(prompt_k_GTKH.shape[1])[None, None, :]
+    suffix_11S = jnp.arange(suffix_k_GMSKH.shape[2])[None, None, :]
+    prompt_mask_GMT = prompt_11T < prompt_length_G[:, None, None]
+    suffix_mask_GMS = suffix_11S < suffix_length_GM[:, :, None]
+    if window_size is not None:
+        length_GM1 = (prompt_length_G[:, None] + suffix_length_GM)[:, :, None]
+        prompt_mask_GMT = prompt_mask_GMT & (length_GM1 - prompt_11T <= window_size)
+        suffix_mask_GMS &= suffix_length_GM[:, :, None] - suffix_11S <= window_size
     mask = jnp.concatenate(
         [
-            jnp.broadcast_to(prompt_mask_GT[:, None, None, None, :], prompt_GKRMT.shape),
+            jnp.broadcast_to(prompt_mask_GMT[:, None, None], prompt_GKRMT.shape),
             jnp.broadcast_to(suffix_mask_GMS[:, None, None], suffix_GKRMS.shape),
         ],
         axis=-1,

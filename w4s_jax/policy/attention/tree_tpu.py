@@ -30,7 +30,7 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from w4s_jax.policy.tree_blocks import FLOOR, LOWEST, Pairs, flat_pairs, kept, padded, power_scale
+from w4s_jax.policy.attention.blocks import FLOOR, LOWEST, Pairs, flat_pairs, kept, padded, power_scale
 
 BLOCK = 512
 _LANES = 128

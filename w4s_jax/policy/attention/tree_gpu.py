@@ -32,7 +32,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jax.typing import DTypeLike
 
-from w4s_jax.policy.tree_blocks import (
+from w4s_jax.policy.attention.blocks import (
     FLOOR,
     LOWEST,
     Lists,

@@ -8,7 +8,7 @@ walks as much of its part of the cache as is filled, and only the parts' results
 Samples of a prompt go through its keys together. A row's bits depend on nothing but
 its own prompt and suffix.
 
-`attention.decode_attention` is the dense reference.
+`reference.decode_attention` is the dense reference.
 
 Legend: G slots (one prompt each), M samples of a prompt, T prompt capacity, S tokens of
 either cache, L layers, N query heads, K key/value heads, R = N / K, H head_dim, X caches of
@@ -26,9 +26,9 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from w4s_jax.policy.cached_attention import KVCache
-from w4s_jax.policy.gpu_attention import product
-from w4s_jax.policy.tree_blocks import FLOOR, LOWEST, power_scale
+from w4s_jax.policy.attention.blocks import FLOOR, LOWEST, power_scale
+from w4s_jax.policy.attention.tree_gpu import product
+from w4s_jax.policy.attention.types import KVCache
 
 _PART = 2048
 """Tokens of a cache that one program walks at most."""
