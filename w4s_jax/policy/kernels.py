@@ -27,7 +27,7 @@ else:  # jax 0.11 calls Pallas on Triton deprecated
 
 CachedAttention = Callable[..., jax.Array]
 """(q_GMNH, k_GMKH, v_GMKH, cache, layer, prompt_length_G, suffix_length_G) → out_GMNH."""
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 def tree_attention_for(mesh: Mesh, head_dim: int) -> TreeAttention:
@@ -44,7 +44,7 @@ def tree_attention_for(mesh: Mesh, head_dim: int) -> TreeAttention:
         return tpu_attention.tree_attention
     if _triton_takes(device, head_dim):
         return gpu_attention.tree_attention
-    _log.warning(
+    _LOG.warning(
         "no attention kernel for head_dim=%d on %s (%s, jax %s): plain XLA instead, which is slower",
         *(head_dim, device.platform, device.device_kind, jax.__version__),
     )
