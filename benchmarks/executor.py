@@ -1,10 +1,10 @@
 """What does a call cost beside the model? `python -m benchmarks.executor`.
 
-doors to one server → {one call after the other, many at once, 2,000 held} → **ms, calls/s, CPU, memory**
+clients to one server → {one call after the other, many at once, 2,000 held} → **ms, calls/s, CPU, memory**
 
 A server in a process of its own answers at once, or holds a call until it is told to let go.
-The same calls go through five doors in turns: a bare aiohttp POST (what HTTP itself costs
-here), the openai package as it comes, our door to it (`OpenAIBackend`), the whole executor
+The same calls go through five clients in turns: a bare aiohttp POST (what HTTP itself costs
+here), the openai package as it comes, our back end over it (`OpenAIBackend`), the whole executor
 (cache key, reservation, a committed row before and after, reply kept), and the whole
 executor once more, which then has every reply. `calls/s of one core` is calls by this
 process's own CPU time; the server has the other core. Ratios to the bare POST are of one run
@@ -44,14 +44,14 @@ PROMPT = "x" * 2_000
 REPLY = "y" * 1_200
 HOLD = "hold"
 IN_FLIGHT = 2_000
-DOORS = ("bare aiohttp", "openai package", "our door", "executor", "executor, cached")
+CLIENTS = ("bare aiohttp", "openai package", "our back end", "executor", "executor, cached")
 
 Send = Callable[[str], Awaitable[object]]
 """Makes one call with a text."""
 
 
 class Measured(NamedTuple):
-    """One door."""
+    """One client."""
 
     alone_ms: list[float]
     """Of calls made one after the other."""
@@ -116,7 +116,7 @@ async def served(module: str, *flags: str) -> AsyncIterator[str]:
     await process.wait()
 
 
-# --- the doors --------------------------------------------------------------------
+# --- the clients --------------------------------------------------------------------
 
 
 def request(text: str) -> ChatRequest:
@@ -130,14 +130,14 @@ async def executor(url: str, folder: Path, concurrency: int) -> AsyncIterator[Se
     store = CallStore(folder / "calls.sqlite")
     backend = OpenAIBackend(MODEL, base_url=f"{url}/v1")
     budget, options = Budget(Caps(usd=1e9), spent=store.spent), MeteredOptions(concurrency=concurrency)
-    async with MeteredExecutor(backend, store, budget, prices, options) as door:
-        yield lambda text: door.complete(request(text), CallContext(purpose=Purpose.OPTIMISATION))
+    async with MeteredExecutor(backend, store, budget, prices, options) as client:
+        yield lambda text: client.complete(request(text), CallContext(purpose=Purpose.OPTIMISATION))
     await store.close()
 
 
 @contextlib.asynccontextmanager
-async def all_doors(url: str, folder: Path, concurrency: int) -> AsyncIterator[dict[str, Send]]:
-    """Every door by name; the last two are one."""
+async def all_clients(url: str, folder: Path, concurrency: int) -> AsyncIterator[dict[str, Send]]:
+    """Every client by name; the last two are one."""
     payload = {"model": MODEL, "max_tokens": 400}
 
     def messages(text: str) -> list[dict[str, str]]:
@@ -158,7 +158,7 @@ async def all_doors(url: str, folder: Path, concurrency: int) -> AsyncIterator[d
         yield {
             "bare aiohttp": bare,
             "openai package": lambda text: package.chat.completions.create(messages=messages(text), **payload),
-            "our door": lambda text: ours.send(request(text), CallContext(purpose=Purpose.OPTIMISATION)),
+            "our back end": lambda text: ours.send(request(text), CallContext(purpose=Purpose.OPTIMISATION)),
             "executor": whole,
             "executor, cached": whole,
         }
@@ -193,14 +193,14 @@ async def together(send: Send, texts: list[str], concurrency: int) -> tuple[floa
 
 
 async def sweeps(url: str, given: argparse.Namespace) -> dict[str, Measured]:
-    """Every door, in turns; each sweep makes calls that no earlier one has made."""
-    found = {name: Measured([], [], []) for name in DOORS}
+    """Every client, in turns; each sweep makes calls that no earlier one has made."""
+    found = {name: Measured([], [], []) for name in CLIENTS}
     with tempfile.TemporaryDirectory() as folder:
-        async with all_doors(url, Path(folder), given.concurrency) as doors:
+        async with all_clients(url, Path(folder), given.concurrency) as clients:
             for sweep in range(given.sweeps + 1):
                 one = [f"alone {sweep} {i}" for i in range(given.calls // 10)]
                 many = [f"together {sweep} {i}" for i in range(given.calls)]
-                for name, send in doors.items():
+                for name, send in clients.items():
                     took = await alone(send, one)
                     rate, cpu = await together(send, many, given.concurrency)
                     if sweep:  # the first one opens connections and loads code
@@ -236,7 +236,7 @@ async def measure(given: argparse.Namespace) -> None:
         f"{len(REPLY)} characters; {given.concurrency} at once; medians of {given.sweeps} sweeps of {given.calls}"
     )
     header = (
-        "door",
+        "client",
         "ms of a call alone",
         "more than bare",
         "calls/s",
@@ -244,7 +244,7 @@ async def measure(given: argparse.Namespace) -> None:
         "calls/s of one core",
         "of bare",
     )
-    bare, rows = found[DOORS[0]], []
+    bare, rows = found[CLIENTS[0]], []
     for name, m in found.items():
         ms, cpu = statistics.median(m.alone_ms), statistics.median(m.cpu_ms)
         rows.append(
@@ -257,9 +257,9 @@ async def measure(given: argparse.Namespace) -> None:
     print(table(header, rows))
     print(f"\n{IN_FLIGHT} calls in flight through the executor: {kib:.0f} KiB each, all of them after {seconds:.1f} s")
     if given.json_out:
-        doors = {name: m._asdict() for name, m in found.items()}
+        clients = {name: m._asdict() for name, m in found.items()}
         given.json_out.write_text(
-            json.dumps({"doors": doors, "kib_in_flight": kib, "seconds": seconds}, indent=1) + "\n"
+            json.dumps({"clients": clients, "kib_in_flight": kib, "seconds": seconds}, indent=1) + "\n"
         )
 
 

@@ -33,14 +33,14 @@ from w4s_jax.sandbox.child import parsing
 from w4s_jax.types import InputError, Usage
 
 
-def door(server, *, model="fake", timeout=5.0):
+def client_of(server, *, model="fake", timeout=5.0):
     return OpenAIBackend(model, base_url=server.base_url, timeout_seconds=timeout)
 
 
 async def fault_of(answer, *, request=None, timeout=5.0):
     """What one attempt raises where the server sends `answer`."""
     async with FakeServer(lambda *_: answer) as server:
-        backend = door(server, timeout=timeout)
+        backend = client_of(server, timeout=timeout)
         try:
             with pytest.raises(Exception) as caught:  # noqa: PT011 (the callers look at its type)
                 await backend.send(request or ask(), here())
@@ -53,7 +53,7 @@ async def fault_of(answer, *, request=None, timeout=5.0):
 async def test_a_request_goes_out_and_a_reply_comes_back_as_the_format_says():
     texts = ('{"a": 1}', 'So: {"b": 2}.')
     async with FakeServer(lambda *_: completion(*texts, prompt_tokens_details={"cached_tokens": 4})) as server:
-        backend = door(server)
+        backend = client_of(server)
         got = await backend.send(ask("q", temperature=0.3, n=2, json_mode=True, max_tokens=9), here(5, repetition=2))
         await backend.close()
         ((body, headers),) = server.requests
@@ -148,7 +148,7 @@ async def test_json_mode_without_an_object_is_a_fault_that_carries_the_reply(tex
 @pytest.mark.parametrize(("text", "finish"), [('{"a": 1', "length"), (r'{"a": "\frac{1}{2} is \(x\)"}', "stop")])
 async def test_json_that_was_ended_early_or_that_a_workflow_can_read_is_returned(text, finish):
     async with FakeServer(lambda *_: completion(text, finish=finish)) as server:
-        backend = door(server)
+        backend = client_of(server)
         assert (await backend.send(ask(json_mode=True), here())).texts == (text,)
         await backend.close()
 
@@ -156,7 +156,7 @@ async def test_json_that_was_ended_early_or_that_a_workflow_can_read_is_returned
 async def test_one_choice_that_can_be_read_is_enough(tmp_path):
     texts = ("no object", '{"a": 1}')
     async with FakeServer(lambda *_: completion(*texts)) as server:
-        backend = door(server)
+        backend = client_of(server)
         assert (await backend.send(ask(n=2, json_mode=True), here())).texts == texts
         await backend.close()
 
@@ -197,7 +197,7 @@ async def test_a_model_that_takes_no_json_mode_is_not_held_to_it():
         return refusal("response_format is not supported") if "response_format" in body else completion("x")
 
     async with FakeServer(script) as server:
-        backend = door(server)
+        backend = client_of(server)
         with pytest.raises(NotAcceptedFault):
             await backend.send(ask(json_mode=True), here())
         assert (await backend.send(ask(json_mode=True), here())).texts == ("x",)
@@ -207,7 +207,7 @@ async def test_a_model_that_takes_no_json_mode_is_not_held_to_it():
 @pytest.mark.parametrize(("reason", "text"), [("length", "half a sen"), ("length", ""), ("content_filter", "")])
 async def test_a_reply_that_was_ended_early_is_returned(reason, text):
     async with FakeServer(lambda *_: completion(text, finish=reason)) as server:
-        backend = door(server)
+        backend = client_of(server)
         got = await backend.send(ask(), here())
         await backend.close()
     assert (got.texts, got.finish_reasons) == ((text,), (reason,))
@@ -236,7 +236,7 @@ async def test_a_reply_that_was_ended_early_is_returned(reason, text):
 )
 async def test_usage_is_what_will_be_billed_and_a_bound_where_it_is_not_told(usage, expected):
     async with FakeServer(lambda *_: {**completion("a"), "usage": usage}) as server:
-        backend = door(server)
+        backend = client_of(server)
         assert (await backend.send(ask(), here())).usage == expected
         await backend.close()
 
@@ -334,7 +334,7 @@ async def test_what_a_model_does_not_take_is_learnt_once_and_n_is_asked_one_by_o
     prices = PriceTable({"fake": Price(input=1, cached_input=1, output=1)})
     async with (
         FakeServer(picky) as server,
-        MeteredExecutor(door(server), store, Budget(Caps(usd=1)), prices) as executor,
+        MeteredExecutor(client_of(server), store, Budget(Caps(usd=1)), prices) as executor,
     ):
         got = await executor.complete(ask(n=3, temperature=0.2, json_mode=True), here())
         assert len(set(got.texts)) == 3
@@ -356,7 +356,7 @@ async def test_a_server_that_ignores_n_is_found_out_and_what_it_billed_is_booked
     script = lambda body, headers, attempt: completion(headers["X-W4S-Sample"])  # noqa: E731
     async with (
         FakeServer(script) as server,
-        MeteredExecutor(door(server), store, Budget(Caps(usd=1)), prices) as executor,
+        MeteredExecutor(client_of(server), store, Budget(Caps(usd=1)), prices) as executor,
     ):
         got = await executor.complete(ask(n=3), here())
         assert len(set(got.texts)) == 3
@@ -371,7 +371,7 @@ async def test_without_any_limit_on_the_completion_no_cap_could_hold():
         return refusal(f"Unsupported parameter: '{name}'", param=name)
 
     async with FakeServer(script) as server:
-        backend = door(server)
+        backend = client_of(server)
         with pytest.raises(NotAcceptedFault):
             await backend.send(ask(), here())
         with pytest.raises(BadRequestFault, match="no cap could hold"):
@@ -401,7 +401,7 @@ async def test_faults_on_the_wire_change_no_reply(tmp_path):
 
     async with (
         FakeServer(script) as server,
-        MeteredExecutor(door(server), store, Budget(Caps(usd=1)), prices, sleep=no_sleep) as executor,
+        MeteredExecutor(client_of(server), store, Budget(Caps(usd=1)), prices, sleep=no_sleep) as executor,
     ):
         replies = await asyncio.gather(*(executor.complete(ask(str(i)), here()) for i in range(60)))
     assert [reply.texts[0] for reply in replies] == [f'answer {i} "0.0"' for i in range(60)]

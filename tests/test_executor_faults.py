@@ -1,4 +1,4 @@
-"""Faults of a scripted door: what is tried again, for how long, and at what each attempt is booked."""
+"""Faults of a scripted back end: what is tried again, for how long, and at what each attempt is booked."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""Cached, reserved, retried, booked: the executor over a scripted door."""
+"""Cached, reserved, retried, booked: the executor over a scripted back end."""
 
 import asyncio
 import hashlib

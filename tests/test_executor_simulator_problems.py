@@ -65,7 +65,7 @@ MISFORMED = frozenset({ErrorKind.FORM})
 KEYS = "\nReply with one JSON object with the keys: reasoning, answer."
 
 
-def door(*items, **options):
+def simulated(*items, **options):
     backend = SimulatedBackend(**options)
     backend.register(items)
     return backend
@@ -113,7 +113,7 @@ def test_an_item_without_a_known_answer_is_counted_and_gets_the_reply_of_an_unkn
     known = ITEMS["name"]
     unknown = [Item(id=f"x/{i}", question=f"Write f number {i}.", target={}, entry_point="f") for i in range(3)]
     with caplog.at_level(logging.WARNING):
-        backend = door(known, *unknown)
+        backend = simulated(known, *unknown)
     assert len(backend) == 1
     assert ask(backend, unknown[0].question) == NO_QUESTION
     (record,) = caplog.records
@@ -122,7 +122,7 @@ def test_an_item_without_a_known_answer_is_counted_and_gets_the_reply_of_an_unkn
 
 
 def test_where_every_answer_is_known_nothing_is_logged(caplog):
-    assert len(door(*ITEMS.values())) == len(ITEMS)
+    assert len(simulated(*ITEMS.values())) == len(ITEMS)
     assert not caplog.records
 
 
@@ -219,7 +219,7 @@ def test_words_that_read_as_an_instruction_are_no_wrong_answer():
     ],
 )
 def test_a_right_answer_is_spelt_as_the_request_asks_for_it(name, marked, stated):
-    item, backend = ITEMS[name], door(ITEMS[name], response_model=RIGHT)
+    item, backend = ITEMS[name], simulated(ITEMS[name], response_model=RIGHT)
     gold = str(gold_of(item))
     assert ask(backend, item.question + "\nGive only the answer.") == gold
     assert ask(backend, item.question + "\nThink. Put it into \\boxed{}.").endswith(f"\\boxed{{{gold}}}")
@@ -285,7 +285,7 @@ def test_no_reply_holds_a_phrase_that_reads_as_an_instruction():
 @pytest.mark.parametrize("name", ["letter", "formula", "name", "pair"])
 def test_a_critique_breaks_a_right_answer_and_no_mention_of_its_letters_elsewhere(name):
     item = ITEMS[name]
-    backend = door(item, response_model=ResponseModel(multipliers={}, highest_rate=0.0, broken_by_critique=1.0))
+    backend = simulated(item, response_model=ResponseModel(multipliers={}, highest_rate=0.0, broken_by_critique=1.0))
 
     def after(earlier):
         texts = (("user", item.question), ("assistant", earlier), ("user", "Review it. Give only the answer."))
@@ -324,7 +324,7 @@ def passes(program, tests):
 
 def test_the_gold_program_of_any_function_answers_and_its_errors_fail_the_tests():
     problem, tests = problem_from_item(SUM), [*SUM.public_tests, *SUM.target["tests"]]
-    reply = ask(door(SUM, response_model=RIGHT), SUM.question + "\nWrite the function.")
+    reply = ask(simulated(SUM, response_model=RIGHT), SUM.question + "\nWrite the function.")
     assert passes(re.search(r"```python\n(.*?)```", reply, re.DOTALL)[1], tests)
     assert set(problem.wrong_programs) == {ErrorKind.PLANNING, ErrorKind.EDGE, ErrorKind.SLIP}
     assert not any(passes(program, tests) for program in problem.wrong_programs.values())
@@ -395,6 +395,6 @@ def test_a_thousand_long_questions_are_each_found_among_their_like_in_time():
     for question in questions:
         assert index.find(f"Read all of it. {question} Think step by step.")[0] == question
     assert time.process_time() - start < 0.5  # half a millisecond each; it takes a fiftieth of that
-    backend = door(*items, response_model=RIGHT)
+    backend = simulated(*items, response_model=RIGHT)
     for item in rng.sample(items, k=20):
         assert ask(backend, item.question + "\nGive only the answer.") == item.target

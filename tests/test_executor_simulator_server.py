@@ -1,4 +1,4 @@
-"""The loopback server: the replies of the in-process door, and faults on request."""
+"""The loopback server: the replies of the back end in the process, and faults on request."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ JSON_MODE = {"type": "json_object"}
 
 
 @pytest.fixture(scope="module")
-def world():
+def simulator():
     task = toy_task("toy_ambiguous", sizes=SplitSizes(train=0, validation=6, test=0))
     return SimulatedBackend(tasks=[task]), [i.question for i in task.items(Split.VALIDATION)]
 
@@ -36,8 +36,8 @@ async def post(url, payload, sample="0.0", **headers):
         return response.status, response.headers, await response.json()
 
 
-async def test_both_doors_give_the_same_replies_through_the_real_client(world):
-    backend, questions = world
+async def test_server_and_back_end_give_the_same_replies_through_the_real_client(simulator):
+    backend, questions = simulator
     keys = "\nReply with one JSON object with the keys: reasoning, answer."
     async with serve(backend) as url:
         client = OpenAIBackend("simulated", base_url=url)
@@ -59,16 +59,16 @@ async def test_both_doors_give_the_same_replies_through_the_real_client(world):
         await client.close()
 
 
-async def test_the_body_is_that_of_a_chat_completion(world):
-    backend, questions = world
+async def test_the_body_is_that_of_a_chat_completion(simulator):
+    backend, questions = simulator
     async with serve(backend) as url:
-        status, _, told = await post(url, body(questions[0], n=2, temperature=0.5), sample="3.1")
+        status, _, reply = await post(url, body(questions[0], n=2, temperature=0.5), sample="3.1")
     request = ChatRequest(model="m", messages=(Message(role="user", content=questions[0]),), n=2, temperature=0.5)
     expected = backend.reply(request, SampleId(3, 1))
     assert status == 200
-    assert [c["message"]["content"] for c in told["choices"]] == list(expected.texts)
-    assert [c["finish_reason"] for c in told["choices"]] == ["stop", "stop"]
-    assert told["usage"]["total_tokens"] == expected.usage.prompt_tokens + expected.usage.completion_tokens
+    assert [c["message"]["content"] for c in reply["choices"]] == list(expected.texts)
+    assert [c["finish_reason"] for c in reply["choices"]] == ["stop", "stop"]
+    assert reply["usage"]["total_tokens"] == expected.usage.prompt_tokens + expected.usage.completion_tokens
 
 
 @pytest.mark.parametrize(
@@ -84,27 +84,27 @@ async def test_the_body_is_that_of_a_chat_completion(world):
         (body("q"), "one", None),
     ],
 )
-async def test_a_bad_request_is_a_400_that_names_its_parameter(world, payload, sample, parameter):
-    async with serve(world[0]) as url:
-        status, _, told = await post(url, payload, sample)
-    assert (status, told["error"]["param"]) == (400, parameter)
+async def test_a_bad_request_is_a_400_that_names_its_parameter(simulator, payload, sample, parameter):
+    async with serve(simulator[0]) as url:
+        status, _, reply = await post(url, payload, sample)
+    assert (status, reply["error"]["param"]) == (400, parameter)
 
 
-async def test_parameters_can_be_refused_and_a_key_demanded(world):
+async def test_parameters_can_be_refused_and_a_key_demanded(simulator):
     options = ServerOptions(unsupported=frozenset({"max_tokens"}), api_key="sk-test")
-    async with serve(world[0], options=options) as url:
-        status, _, told = await post(url, body("q", max_tokens=5), Authorization="Bearer sk-test")
-        assert (status, told["error"]["param"], told["error"]["code"]) == (400, "max_tokens", "unsupported_parameter")
-        assert "max_completion_tokens" in told["error"]["message"]
+    async with serve(simulator[0], options=options) as url:
+        status, _, reply = await post(url, body("q", max_tokens=5), Authorization="Bearer sk-test")
+        assert (status, reply["error"]["param"], reply["error"]["code"]) == (400, "max_tokens", "unsupported_parameter")
+        assert "max_completion_tokens" in reply["error"]["message"]
         status, _, _ = await post(url, body("q", max_completion_tokens=5), Authorization="Bearer sk-test")
         assert status == 200
-        status, _, told = await post(url, body("q"), Authorization="Bearer sk-other")
-        assert (status, told["error"]["code"]) == (401, "invalid_api_key")
+        status, _, reply = await post(url, body("q"), Authorization="Bearer sk-other")
+        assert (status, reply["error"]["code"]) == (401, "invalid_api_key")
 
 
-async def test_each_fault_looks_as_it_does_in_the_wild(world):
+async def test_each_fault_looks_as_it_does_in_the_wild(simulator):
     async def under(kind, payload=None):
-        async with serve(world[0], options=ServerOptions(faults={kind: 1.0})) as url:
+        async with serve(simulator[0], options=ServerOptions(faults={kind: 1.0})) as url:
             return await post(url, payload or body("q"))
 
     status, headers, _ = await under(FaultKind.RATE_LIMITED)
@@ -113,13 +113,13 @@ async def test_each_fault_looks_as_it_does_in_the_wild(world):
     assert (status, headers.get("Retry-After")) == (429, None)
     assert (await under(FaultKind.SERVER_ERROR))[0] == 500
     assert (await under(FaultKind.GATEWAY_ERROR))[0] == 502
-    status, _, told = await under(FaultKind.MALFORMED_JSON, body("q\nkeys: answer", response_format=JSON_MODE))
+    status, _, reply = await under(FaultKind.MALFORMED_JSON, body("q\nkeys: answer", response_format=JSON_MODE))
     assert status == 200
     with pytest.raises(ValueError, match=r"Expecting|Unterminated"):
-        json.loads(told["choices"][0]["message"]["content"])
+        json.loads(reply["choices"][0]["message"]["content"])
     assert (await under(FaultKind.MALFORMED_JSON))[2]["choices"][0]["message"]["content"] == NO_QUESTION
-    status, _, told = await under(FaultKind.EMPTY)
-    assert (status, told["choices"][0]["message"]["content"]) == (200, "")
+    status, _, reply = await under(FaultKind.EMPTY)
+    assert (status, reply["choices"][0]["message"]["content"]) == (200, "")
     with pytest.raises(ValueError, match="Unterminated"):
         await under(FaultKind.BROKEN_BODY)
     with pytest.raises(aiohttp.ClientError):
@@ -128,12 +128,12 @@ async def test_each_fault_looks_as_it_does_in_the_wild(world):
         await asyncio.wait_for(under(FaultKind.HANG), 0.3)
 
 
-async def test_faults_are_drawn_by_body_and_attempt_not_by_arrival(world):
+async def test_faults_are_drawn_by_body_and_attempt_not_by_arrival(simulator):
     options = ServerOptions(faults={FaultKind.SERVER_ERROR: 0.5}, fault_seed=1)
     payloads = [body(f"question {i}") for i in range(12)]
 
     async def statuses(order):
-        async with serve(world[0], options=options) as url:
+        async with serve(simulator[0], options=options) as url:
             seen = {}
             for i in order:
                 seen[i] = [(await post(url, payloads[i]))[0] for _ in range(2)]
@@ -144,8 +144,8 @@ async def test_faults_are_drawn_by_body_and_attempt_not_by_arrival(world):
     assert {200, 500} == {status for pair in forward for status in pair}
 
 
-async def test_what_the_server_did_stands_in_its_book(world):
-    backend, questions = world
+async def test_what_the_server_did_stands_in_its_book(simulator):
+    backend, questions = simulator
     options = ServerOptions(faults={FaultKind.GATEWAY_ERROR: 0.5}, fault_seed=1)
     payload = body(questions[0])
     async with serve(backend, options=options) as url, aiohttp.ClientSession() as session:
@@ -165,8 +165,8 @@ async def test_what_the_server_did_stands_in_its_book(world):
     }
 
 
-async def test_latency_is_slept_on_request(world):
-    backend, questions = world
+async def test_latency_is_slept_on_request(simulator):
+    backend, questions = simulator
     seconds = backend.response_model.latency(0)
     async with serve(backend, options=ServerOptions(latency_scale=0.4)) as url:
         start = asyncio.get_running_loop().time()
@@ -174,10 +174,10 @@ async def test_latency_is_slept_on_request(world):
         assert asyncio.get_running_loop().time() - start >= 0.4 * seconds
 
 
-async def test_the_server_lists_its_model(world):
-    async with serve(world[0]) as url, aiohttp.ClientSession() as session:
-        told = await (await session.get(url + "/models")).json()
-    assert [m["id"] for m in told["data"]] == ["simulated"]
+async def test_the_server_lists_its_model(simulator):
+    async with serve(simulator[0]) as url, aiohttp.ClientSession() as session:
+        reply = await (await session.get(url + "/models")).json()
+    assert [m["id"] for m in reply["data"]] == ["simulated"]
 
 
 def test_faults_are_probabilities():

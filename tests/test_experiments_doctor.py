@@ -1,4 +1,4 @@
-"""The doctor tells what works here, keeps keys to itself, and does not need what it looks for."""
+"""The doctor says what works here, keeps keys to itself, and does not need what it looks for."""
 
 import json
 import os

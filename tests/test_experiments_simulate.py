@@ -13,7 +13,7 @@ from benchmarks.kill_and_resume import Left, stopped_when, turns_stored
 
 
 @pytest.fixture
-def printed(shared):
+def output(shared):
     """What `experiments.simulate` prints while it serves."""
     arguments = "--task=toy_units --validation_size=4 --test_size=4 --faults=rate_limited=0.1,server_error=0.1"
     server = shared.command.python("-m", "experiments.simulate", *arguments.split())
@@ -31,9 +31,9 @@ def printed(shared):
 
 
 @pytest.mark.slow
-def test_the_run_over_http_is_the_run_in_the_process(shared, printed):
+def test_the_run_over_http_is_the_run_in_the_process(shared, output):
     """With the flags that `simulate` prints, through failing attempts and a kill: equal accuracies and parameters."""
-    command = re.search(r"python -m experiments.rlao \\\n(.*?)\n\n", printed, re.DOTALL)[1]
+    command = re.search(r"python -m experiments.rlao \\\n(.*?)\n\n", output, re.DOTALL)[1]
     flags = shlex.split(command.replace("\\\n", ""))
     assert "--executor=openai" in flags
     run_dir = shared.root / "http"

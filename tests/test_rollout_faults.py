@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 
 import aiohttp
-from sandbox_world import opened
+from sandbox_host import opened
 
 from w4s_jax.executor.budget import Budget, Caps
 from w4s_jax.executor.client import OpenAIBackend

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import pytest_asyncio
-from sandbox_world import BACK_ENDS, QUICK, Asked, given, opened, workflow
+from sandbox_host import BACK_ENDS, QUICK, Asked, given, opened, workflow
 
 from w4s_jax.types import CallRefusedError, ExecutorError, InputError, Limits, RunStatus
 
@@ -279,13 +279,13 @@ def solver(agent, task):
 async def test_execute_code_has_limits_of_memory_and_of_cpu_and_tells_which(pool):
     code = """
 def solver(agent, task):
-    told = []
+    errors = []
     for program in ("len(bytearray(1 << 30))", "while True: pass"):
         try:
             agent.execute_code(program, timeout=0.5)
         except Exception as error:
-            told.append(str(error))
-    return {"answer": " | ".join(told)}
+            errors.append(str(error))
+    return {"answer": " | ".join(errors)}
 """
     memory, cpu = (await run(pool, code)).answer.split(" | ")
     assert memory == "MemoryError: the memory limit was hit (line 1: len(bytearray(1 << 30)))"

@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from sandbox_world import opened
+from sandbox_host import opened
 
 from w4s_jax.sandbox import isolation, open_sandbox
 from w4s_jax.sandbox.child import seccomp

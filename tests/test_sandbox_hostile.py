@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from sandbox_world import KEY, LABEL, QUICK, Asked, given, opened, workflow, world_around
+from sandbox_host import KEY, LABEL, QUICK, Asked, given, host_around, opened, workflow
 
 from w4s_jax.sandbox import base
 from w4s_jax.types import CallRefusedError, Limits
@@ -36,14 +36,14 @@ HELD = [
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(request):
+async def host(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_API_KEY", KEY)
         patch.setattr(base, "MAX_REQUESTS", 60)
         patch.setattr(base, "MAX_PROGRAMS", 10)
         async with opened(request.param, workers=4, allow_unsafe=True) as pool:
-            with world_around(pool) as world:
-                yield world
+            with host_around(pool) as host:
+                yield host
 
 
 async def refusing_after_twenty(call, asked):
@@ -52,8 +52,8 @@ async def refusing_after_twenty(call, asked):
     return await asked(call)
 
 
-@pytest.mark.parametrize(("world", "path"), HELD, indirect=["world"])
-async def test_a_hostile_workflow_ends_as_its_header_says_and_leaves_nothing(world, path):
+@pytest.mark.parametrize(("host", "path"), HELD, indirect=["host"])
+async def test_a_hostile_workflow_ends_as_its_header_says_and_leaves_nothing(host, path):
     fields = header(path)
     if fields.get("Machine") not in (None, os.uname().machine):
         pytest.skip(f"needs {fields['Machine']}")
@@ -65,8 +65,8 @@ async def test_a_hostile_workflow_ends_as_its_header_says_and_leaves_nothing(wor
         output_bytes=QUICK.output_bytes,
     )
     for _ in range(int(fields.get("Runs", 1))):
-        run = await world.pool.run_workflow(
-            workflow(path.read_text()), given(world.question), lambda c: refusing_after_twenty(c, asked), limits
+        run = await host.pool.run_workflow(
+            workflow(path.read_text()), given(host.question), lambda c: refusing_after_twenty(c, asked), limits
         )
     outcomes = [f"{run.status.value} {run.answer}", run.status.value]
     assert set(outcomes) & set(fields["Expect"].split(" | ")), run
@@ -75,7 +75,7 @@ async def test_a_hostile_workflow_ends_as_its_header_says_and_leaves_nothing(wor
     assert LABEL not in str(run)
     assert "LEAK" not in str(run.answer)
     assert len(asked.calls) <= int(fields.get("Asks", 20))
-    assert await world.settled() == world.quiet
+    assert await host.settled() == host.quiet
 
 
 async def test_the_hostile_set_is_large_and_every_file_says_what_it_expects():
@@ -84,11 +84,11 @@ async def test_the_hostile_set_is_large_and_every_file_says_what_it_expects():
         assert {"Expect", "After"} <= set(header(path)), path.name
 
 
-@pytest.mark.parametrize("world", GUARDED, indirect=True)
-async def test_an_honest_workflow_still_runs_among_hostile_ones(world):
+@pytest.mark.parametrize("host", GUARDED, indirect=True)
+async def test_an_honest_workflow_still_runs_among_hostile_ones(host):
     bad = [workflow((Path(__file__).parent / "hostile" / f"{n}.py").read_text()) for n in ("kills", "frame_garbage")]
     good = workflow("def solver(agent, task):\n    return {'answer': agent.call_llm(task)[0]}")
     runs = await asyncio.gather(
-        *(world.pool.run_workflow(w, given(world.question), Asked(), QUICK) for w in [*bad, good] * 10)
+        *(host.pool.run_workflow(w, given(host.question), Asked(), QUICK) for w in [*bad, good] * 10)
     )
     assert [r.answer for r in runs[2::3]] == ["hello"] * 10

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import pytest_asyncio
-from sandbox_world import QUICK, Asked, given, opened, workflow
+from sandbox_host import QUICK, Asked, given, opened, workflow
 
 from w4s_jax.sandbox import base, link, pool
 from w4s_jax.sandbox.child import guard, zygote

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import pytest_asyncio
-from sandbox_world import QUICK, Asked, descendants, given, opened, workflow, world_around
+from sandbox_host import QUICK, Asked, descendants, given, host_around, opened, workflow
 
 from w4s_jax.types import InputError, Limits, RunStatus
 
@@ -146,9 +146,9 @@ def solver(agent, task):
     return {"answer": f"LEAK {leaks}" if leaks else "contained"}
 """
     await asyncio.sleep(0.5)  # children of earlier tests have left
-    with world_around(sandbox) as world:
-        assert (await run(sandbox, code, question=world.question)).answer == "contained"
-        assert await world.settled() == world.quiet
+    with host_around(sandbox) as host:
+        assert (await run(sandbox, code, question=host.question)).answer == "contained"
+        assert await host.settled() == host.quiet
 
 
 async def test_a_run_that_timed_out_begins_its_second_try_with_an_empty_folder(sandbox):

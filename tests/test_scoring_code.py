@@ -6,7 +6,7 @@ import pytest
 import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
-from sandbox_world import opened
+from sandbox_host import opened
 from scoring_answers import HOSTILE, Says, check_grade, grade
 
 from w4s_jax.tasks.scoring.code import GRADING_LIMITS, PASS_AT_1, TestsGrader

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
-from sandbox_world import opened
+from sandbox_host import opened
 from scoring_answers import HOSTILE, Says, answers, check_grade, grade
 
 from w4s_jax.tasks.scoring import latex

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import small_benchmarks as small
-from sandbox_world import opened
+from sandbox_host import opened
 
 from w4s_jax.tasks.base import SealedTask, TaskOptions
 from w4s_jax.tasks.registry import make_task, task_names

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from sandbox_world import opened
+from sandbox_host import opened
 
 from w4s_jax.tasks.base import TaskOptions
 from w4s_jax.tasks.code import grade_function, grading_program, load_humaneval, public_tests

@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from sandbox_world import opened
+from sandbox_host import opened
 
 from w4s_jax.executor.simulator import problem_from_item
 from w4s_jax.tasks.base import TaskOptions

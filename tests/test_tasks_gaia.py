@@ -54,8 +54,8 @@ def test_a_file_is_found_by_the_path_of_its_row(tmp_path):
     (tmp_path / "gaia" / "2023" / "validation").mkdir(parents=True)
     (tmp_path / "gaia" / "2023" / "validation" / "t1.py").write_text("print(7)")
     (tmp_path / "gaia" / "2023" / "t1.txt").write_text("absolute")
-    told = {"file_name": "t1.py", "file_path": "2023/validation/t1.py"}
-    assert "Attached file t1.py:\nprint(7)" in _question(tmp_path, **told)
+    stated = {"file_name": "t1.py", "file_path": "2023/validation/t1.py"}
+    assert "Attached file t1.py:\nprint(7)" in _question(tmp_path, **stated)
     absolute = {"file_name": "t1.txt", "file_path": str(tmp_path / "gaia" / "2023" / "t1.txt")}
     assert "Attached file t1.txt:\nabsolute" in _question(tmp_path, **absolute)
 
@@ -66,8 +66,8 @@ def test_a_file_outside_the_folder_of_the_rows_is_not_read(tmp_path, path):
     (tmp_path / "outside" / "t1.txt").write_text("canary")
     (tmp_path / "gaia" / "files").mkdir(parents=True)
     (tmp_path / "gaia" / "link").symlink_to(tmp_path / "outside")
-    told = {"file_name": "t1.txt", "file_path": path.format(outside=tmp_path / "outside")}
-    assert _question(tmp_path, **told) == "How many?\n\nAttached file t1.txt: it cannot be opened here."
+    stated = {"file_name": "t1.txt", "file_path": path.format(outside=tmp_path / "outside")}
+    assert _question(tmp_path, **stated) == "How many?\n\nAttached file t1.txt: it cannot be opened here."
 
 
 @pytest.mark.parametrize("folder", ["", "files", "validation"])
@@ -90,8 +90,8 @@ def test_a_name_that_no_file_can_have_is_not_at_hand(tmp_path):
 
 def test_a_path_to_a_file_of_another_name_is_not_followed(tmp_path):
     (tmp_path / "secret").write_text("canary")
-    told = {"file_name": "t1.txt", "file_path": str(tmp_path / "secret")}
-    assert "canary" not in _question(tmp_path, **told)
+    stated = {"file_name": "t1.txt", "file_path": str(tmp_path / "secret")}
+    assert "canary" not in _question(tmp_path, **stated)
 
 
 def test_any_other_file_is_named_and_cannot_be_opened(tmp_path):

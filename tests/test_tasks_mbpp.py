@@ -2,7 +2,7 @@
 
 import pytest
 import small_benchmarks as small
-from sandbox_world import opened
+from sandbox_host import opened
 
 from w4s_jax.tasks.base import TaskOptions
 from w4s_jax.tasks.mbpp import load_mbpp

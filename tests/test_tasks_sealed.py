@@ -68,11 +68,11 @@ async def test_no_test_item_reaches_the_meta_agent(name, template, task_of):
     collector = Collector(policy, template, evaluator, CollectOptions(num_candidates=2, num_turns=3, max_cases=1000))
     await collector.collect_trajectory(search_task, PlannedTrajectory(seed=0, round=0, index=0, task=task.name))
 
-    told = " ".join(" ".join(m.content for m in context.messages) for context in policy.contexts)
-    told = " ".join(told.split())
-    assert [line for line in hidden if line in told] == []
+    read = " ".join(" ".join(m.content for m in context.messages) for context in policy.contexts)
+    read = " ".join(read.split())
+    assert [line for line in hidden if line in read] == []
     if isinstance(template, FullTemplate):  # the check can fail: every validation question is in there
         shown = lines(task.items(Split.VALIDATION)) - lines(sealed)
-        assert [line for line in shown if line not in told] == []
+        assert [line for line in shown if line not in read] == []
     with pytest.raises(SealedSplitError):
         task.items(Split.TEST)

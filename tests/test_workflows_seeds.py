@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sandbox_world import opened
+from sandbox_host import opened
 
 from w4s_jax.executor.simulator import ResponseModel, SimulatedBackend
 from w4s_jax.executor.simulator.model import SampleId

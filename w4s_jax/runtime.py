@@ -3,7 +3,7 @@
 workflow file → **load_workflow** → LoadedWorkflow(question) → sandbox ⇄ client.chat.completions → answer
 
 The file is code that a language model wrote, so it runs in the sandbox here as well, with the
-same limits; what a call may not do is told to the workflow as in the search. What the search had
+same limits; what a call may not do is refused as in the search. What the search had
 around it stays behind: no cache, no ledger, no cap in USD but the number of choices a question;
 retries and timeouts are the client's own.
 """
@@ -83,8 +83,8 @@ def load_workflow(
 
     Args:
         path: of the Python file, e.g. `runs/optimize/workflows/best.py`.
-        client: with `chat.completions.create`: `openai.OpenAI()`, `openai.AsyncOpenAI()` or one that speaks like
-            them; here for every question, or with each one.
+        client: with `chat.completions.create`: `openai.OpenAI()`, `openai.AsyncOpenAI()` or one with
+            that method; here for every question, or with each one.
         model: name of the model at the client's server; here or with each question.
         sandbox: `auto`, `bwrap`, `guard` or `process`.
         packages: distributions that the workflow may import.

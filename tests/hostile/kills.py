@@ -8,9 +8,9 @@ import signal
 
 
 def solver(agent, task):
-    world = json.loads(task)
+    host = json.loads(task)
     leaks = []
-    for attempt in attempts(world):
+    for attempt in attempts(host):
         try:
             attempt()
         except OSError:
@@ -19,7 +19,7 @@ def solver(agent, task):
     return {"answer": f"LEAK {leaks}" if leaks else "contained"}
 
 
-def attempts(world):
+def attempts(host):
     def parent():
         os.kill(os.getppid(), signal.SIGKILL)
 
@@ -30,7 +30,7 @@ def attempts(world):
         os.kill(-1, signal.SIGKILL)
 
     def pool():
-        os.kill(world["pool"], signal.SIGKILL)
+        os.kill(host["pool"], signal.SIGKILL)
 
     def first():
         os.kill(1, signal.SIGCONT)

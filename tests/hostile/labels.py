@@ -7,9 +7,9 @@ import os
 
 
 def solver(agent, task):
-    world = json.loads(task)
+    host = json.loads(task)
     leaks = []
-    for attempt in attempts(world):
+    for attempt in attempts(host):
         try:
             attempt()
         except OSError:
@@ -18,19 +18,19 @@ def solver(agent, task):
     return {"answer": f"LEAK {leaks}" if leaks else "contained"}
 
 
-def attempts(world):
+def attempts(host):
     def read():
-        with open(world["label"]) as file:
+        with open(host["label"]) as file:
             file.read()
 
     def listing():
-        os.listdir(world["folder"])
+        os.listdir(host["folder"])
 
     def by_handle():
-        os.open(world["label"], os.O_RDONLY | os.O_NOFOLLOW)
+        os.open(host["label"], os.O_RDONLY | os.O_NOFOLLOW)
 
     def from_a_known_folder():
         folder = os.open(os.path.dirname(os.__file__), os.O_PATH)
-        os.open("../" * 20 + world["label"].lstrip("/"), os.O_RDONLY, dir_fd=folder)
+        os.open("../" * 20 + host["label"].lstrip("/"), os.O_RDONLY, dir_fd=folder)
 
     return read, listing, by_handle, from_a_known_folder

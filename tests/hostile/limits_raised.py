@@ -8,9 +8,9 @@ import resource
 
 
 def solver(agent, task):
-    world = json.loads(task)
+    host = json.loads(task)
     leaks = []
-    for attempt in attempts(world):
+    for attempt in attempts(host):
         try:
             attempt()
         except (OSError, ValueError):
@@ -19,7 +19,7 @@ def solver(agent, task):
     return {"answer": f"LEAK {leaks}" if leaks else "contained"}
 
 
-def attempts(world):
+def attempts(host):
     def raised(kind):
         def attempt():
             _, hard = resource.getrlimit(kind)
@@ -31,7 +31,7 @@ def attempts(world):
         resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (3, 3))
 
     def of_the_pool():
-        resource.prlimit(world["pool"], resource.RLIMIT_NOFILE, (3, 3))
+        resource.prlimit(host["pool"], resource.RLIMIT_NOFILE, (3, 3))
 
     kinds = (resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE)
     return *(raised(kind) for kind in kinds), of_the_parent, of_the_pool

@@ -8,9 +8,9 @@ import os
 
 
 def solver(agent, task):
-    world = json.loads(task)
+    host = json.loads(task)
     leaks = []
-    for attempt in attempts(world):
+    for attempt in attempts(host):
         try:
             attempt()
         except OSError:
@@ -19,7 +19,7 @@ def solver(agent, task):
     return {"answer": f"LEAK {leaks}" if leaks else "contained"}
 
 
-def attempts(world):
+def attempts(host):
     libc = ctypes.CDLL(None, use_errno=True)
 
     def checked(result):
@@ -36,11 +36,11 @@ def attempts(world):
         checked(libc.ptrace(16, os.getppid(), 0, 0))
 
     def seize():
-        checked(libc.ptrace(0x4206, world["pool"], 0, 0))
+        checked(libc.ptrace(0x4206, host["pool"], 0, 0))
 
     def vm_read():
         buffer = ctypes.create_string_buffer(16)
         piece = (ctypes.c_void_p * 2)(ctypes.addressof(buffer), 16)
         checked(libc.process_vm_readv(os.getppid(), piece, 1, piece, 1, 0))
 
-    return memory("self"), memory(os.getppid()), memory(world["pool"]), attach, seize, vm_read
+    return memory("self"), memory(os.getppid()), memory(host["pool"]), attach, seize, vm_read

@@ -7,9 +7,9 @@ import os
 
 
 def solver(agent, task):
-    world = json.loads(task)
+    host = json.loads(task)
     leaks = []
-    for attempt in attempts(world):
+    for attempt in attempts(host):
         try:
             attempt()
         except OSError:
@@ -18,8 +18,8 @@ def solver(agent, task):
     return {"answer": f"LEAK {leaks}" if leaks else "contained"}
 
 
-def attempts(world):
-    label = world["label"]
+def attempts(host):
+    label = host["label"]
 
     def chmod():
         os.chmod(label, 0o700)

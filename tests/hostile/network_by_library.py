@@ -9,9 +9,9 @@ import urllib.request
 
 
 def solver(agent, task):
-    world = json.loads(task)
+    host = json.loads(task)
     leaks = []
-    for attempt in attempts(world):
+    for attempt in attempts(host):
         try:
             attempt()
         except OSError:
@@ -20,7 +20,7 @@ def solver(agent, task):
     return {"answer": f"LEAK {leaks}" if leaks else "contained"}
 
 
-def attempts(world):
+def attempts(host):
     def url():
         urllib.request.urlopen("http://127.0.0.1:9/", timeout=1)
 

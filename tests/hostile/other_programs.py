@@ -10,9 +10,9 @@ import subprocess
 
 
 def solver(agent, task):
-    world = json.loads(task)
+    host = json.loads(task)
     leaks = []
-    for attempt in attempts(world):
+    for attempt in attempts(host):
         try:
             attempt()
         except OSError:
@@ -21,7 +21,7 @@ def solver(agent, task):
     return {"answer": f"LEAK {leaks}" if leaks else "contained"}
 
 
-def attempts(world):
+def attempts(host):
     def run():
         subprocess.run(["/bin/true"])
 

@@ -24,6 +24,6 @@ leaks
 
 
 def solver(agent, task):
-    world = json.loads(task)
-    found = agent.execute_code(PROGRAM.format(label=world["label"], folder=world["folder"]))
+    host = json.loads(task)
+    found = agent.execute_code(PROGRAM.format(label=host["label"], folder=host["folder"]))
     return {"answer": "contained" if found == "[]" else f"LEAK {found}"}

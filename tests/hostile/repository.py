@@ -9,9 +9,9 @@ import sys
 
 
 def solver(agent, task):
-    world = json.loads(task)
+    host = json.loads(task)
     leaks = []
-    for attempt in attempts(world):
+    for attempt in attempts(host):
         try:
             attempt()
         except (OSError, ImportError):
@@ -20,19 +20,19 @@ def solver(agent, task):
     return {"answer": f"LEAK {leaks}" if leaks else "contained"}
 
 
-def attempts(world):
+def attempts(host):
     def listing():
-        os.listdir(world["repository"])
+        os.listdir(host["repository"])
 
     def source():
-        with open(os.path.join(world["repository"], "w4s_jax", "types.py")) as file:
+        with open(os.path.join(host["repository"], "w4s_jax", "types.py")) as file:
             file.read()
 
     def graders():
         importlib.import_module("w4s_jax.tasks.math")
 
     def graders_by_path():
-        sys.path.insert(0, world["repository"])
+        sys.path.insert(0, host["repository"])
         importlib.invalidate_caches()
         importlib.import_module("w4s_jax.types")
 

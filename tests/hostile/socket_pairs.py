@@ -7,9 +7,9 @@ import socket
 
 
 def solver(agent, task):
-    world = json.loads(task)
+    host = json.loads(task)
     leaks = []
-    for attempt in attempts(world):
+    for attempt in attempts(host):
         try:
             attempt()
         except OSError:
@@ -18,7 +18,7 @@ def solver(agent, task):
     return {"answer": f"LEAK {leaks}" if leaks else "contained"}
 
 
-def attempts(world):
+def attempts(host):
     left, right = socket.socketpair()
     left.send(b"allowed: it reaches nobody else")
     assert right.recv(7) == b"allowed"

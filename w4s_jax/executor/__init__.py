@@ -1,4 +1,4 @@
 """The executor: a model behind an API, metered, cached and kept within a budget.
 
-base (the door and its faults) ← client (HTTP) · simulator; metered = cache → budget → limits → door → ledger
+base (the back end and its faults) ← client (HTTP) · simulator; metered = cache → budget → limits → back end → ledger
 """

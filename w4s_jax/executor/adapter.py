@@ -234,9 +234,9 @@ def text_at_fault(status: int, code: str | None, parameter: str | None, message:
         parameter: as the error names it in a field of its own; None where it does not.
         message: the error's text.
     """
-    told = f"{code or ''} {message}".lower()
+    text = f"{code or ''} {message}".lower()
     at_fault = status == 413 or parameter in _TEXT_AT_FAULT_PARAMETERS
-    return at_fault or any(words in told for words in _TEXT_AT_FAULT_WORDS)
+    return at_fault or any(words in text for words in _TEXT_AT_FAULT_WORDS)
 
 
 def holds_object(text: str) -> bool:

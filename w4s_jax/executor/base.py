@@ -1,4 +1,4 @@
-"""What a door to a model is, and the faults that one attempt can end in.
+"""What a back end of a model is, and the faults that one attempt can end in.
 
 ChatRequest → MeteredExecutor → **Backend.send** (one attempt) → ChatReply or a typed fault
 
@@ -16,7 +16,7 @@ from w4s_jax.types import CallContext, ChatReply, ChatRequest, ExecutorError, Us
 
 
 class Backend(Protocol):
-    """A raw door to one model; safe to call from many tasks of one event loop."""
+    """A raw client of one model; safe to call from many tasks of one event loop."""
 
     model: str
     """Name that requests carry and prices are looked up by."""
@@ -39,8 +39,8 @@ class Fault(ExecutorError):
 
     Attributes:
         retry_after: seconds that the server asked to wait; None where it did not say.
-        billed_unknown: the attempt may have been billed, at a cost that nobody told us.
-        usage: tokens of an attempt that failed and told what it used; None otherwise.
+        billed_unknown: the attempt may have been billed, at a cost that nobody knows.
+        usage: tokens of an attempt that failed and reported what it used; None otherwise.
     """
 
     kind: ClassVar[str] = "fault"
@@ -121,7 +121,7 @@ class BrokenBodyFault(Fault):
 
 
 class MalformedReplyFault(Fault):
-    """JSON was asked for and a choice holds none, for no reason that is told; billed at the usage of `reply`.
+    """JSON was asked for and a choice holds none, for no reason that is given; billed at the usage of `reply`.
 
     Attributes:
         reply: what the model said all the same; delivered where asking again does not help.
@@ -151,7 +151,7 @@ class NotAcceptedFault(Fault):
 
 
 class RefusedFault(Fault):
-    """The text of the request is at fault (too long, against a policy): its author is told."""
+    """The text of the request is at fault (too long, against a policy): its author sees it."""
 
     kind = "refused"
 

@@ -20,7 +20,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from w4s_jax.executor.prices import CallCost
@@ -80,7 +79,7 @@ class Reservation:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.settle(self.cost)
 
 

@@ -243,7 +243,7 @@ def parse_reply(body: bytes, request: ChatRequest) -> ChatReply:
 
     Raises:
         BrokenBodyFault: it is not a chat completion.
-        EmptyReplyFault: a choice has no text, for no reason that is told.
+        EmptyReplyFault: a choice has no text, for no reason that is given.
     """
     try:
         record = json.loads(body)
@@ -277,20 +277,20 @@ def _choice(choice: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _usage(record: Any, request: ChatRequest, texts: tuple[str, ...]) -> Usage:
-    """Tokens as the server counts them; an upper bound where it does not tell.
+    """Tokens as the server counts them; an upper bound where it does not say.
 
     Some servers leave a model's hidden thoughts out of `completion_tokens` but
     not out of `total_tokens`; they are billed as completion.
     """
-    told = record if isinstance(record, Mapping) else {}
-    prompt, completion, total = (_count(told.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
+    fields = record if isinstance(record, Mapping) else {}
+    prompt, completion, total = (_count(fields.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
     if prompt is None or completion is None:
-        _LOG.debug("model %r does not tell its usage: an upper bound is booked", request.model)
+        _LOG.debug("model %r does not report its usage: an upper bound is booked", request.model)
         length = sum(len(text.encode(errors="replace")) for text in texts)
         bound = length if request.max_tokens is None else request.max_tokens * request.n
         return Usage(prompt_tokens=prompt_tokens_bound(request.messages), completion_tokens=bound)
-    details = told.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, Mapping) else told.get("prompt_cache_hit_tokens")
+    details = fields.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, Mapping) else fields.get("prompt_cache_hit_tokens")
     return Usage(
         prompt_tokens=prompt,
         cached_prompt_tokens=min(_count(cached) or 0, prompt),

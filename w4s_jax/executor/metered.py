@@ -197,7 +197,7 @@ class MeteredExecutor:
 
         Raises:
             BudgetExceededError: a cap leaves no room; nothing was sent.
-            CallRefusedError: the text of the request is at fault; its author may be told.
+            CallRefusedError: the text of the request is at fault; its author may see why.
             ExecutorError: the model stayed unreachable after all retries.
             InputError: the request is for another model.
             StoreError: the ledger cannot be read or written.
@@ -371,7 +371,7 @@ class MeteredExecutor:
         return _with_usage(entry, bound, cost.usd)
 
     def _book_fault(self, fault: Fault, entry: Call, ticket: int | None, reservation: Reservation) -> None:
-        """Books a failed attempt: in full where it may have been billed, else at what it told, else as a free call."""
+        """Books a failed attempt: in full where it may have been billed, else at its usage, else as a free call."""
         entry = entry._replace(outcome=fault.kind)
         if not fault.billed_unknown:
             usage = fault.usage or Usage()

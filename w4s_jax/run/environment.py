@@ -20,7 +20,7 @@ from w4s_jax.executor.ledger import CallStore
 from w4s_jax.executor.metered import MeteredExecutor, MeteredOptions
 from w4s_jax.executor.prices import PriceTable, parse_prices
 from w4s_jax.executor.simulator import SimulatedBackend
-from w4s_jax.executor.simulator.door import MODEL_NAME
+from w4s_jax.executor.simulator.backend import MODEL_NAME
 from w4s_jax.rollout.evaluate import EvaluationOptions, Evaluator
 from w4s_jax.rollout.memo import OutcomeMemo
 from w4s_jax.run.config import RunConfig

@@ -16,7 +16,7 @@ from w4s_jax.sandbox.link import UnusableError
 from w4s_jax.sandbox.pool import Pool
 from w4s_jax.types import InputError
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 DEFAULT_PACKAGES = ("numpy", "sympy")
 
@@ -47,7 +47,7 @@ async def open_sandbox(
     if name == "process":
         _warn_of_process(allow_unsafe)
     pool = await _first_that_works(name, tuple(packages), workers or os.cpu_count() or 1)
-    _log.info("sandbox %s: %s", pool.name, ", ".join(pool.layers))
+    _LOG.info("sandbox %s: %s", pool.name, ", ".join(pool.layers))
     try:
         yield pool
     finally:

@@ -59,7 +59,7 @@ class Recipe:
     """Modules that are worth importing once, because importing them takes long."""
 
     def command(self, fd: int) -> list[str]:
-        """The command line of a zygote that speaks on `fd`.
+        """The command line of a zygote that is reached on `fd`.
 
         -I would ignore PYTHONHASHSEED; -s, -P and an environment of our own are the rest of what it does.
         """

@@ -163,21 +163,21 @@ class Link:
         with named_errors(self._refused), tempfile.TemporaryFile() as stderr:
             process = self._popen(stderr)
             try:
-                told = await self._handshake()
+                report = await self._handshake()
             except asyncio.CancelledError:
                 self.close()
                 raise
-            if told is None:
+            if report is None:
                 process.kill()
                 code = process.wait()
                 stderr.seek(0)
                 said = stderr.read().decode("utf-8", "replace").strip().splitlines()
-                told = {"leaks": [said[-1] if said else f"the zygote ended with code {code}"], "layers": []}
-        if told["leaks"]:
+                report = {"leaks": [said[-1] if said else f"the zygote ended with code {code}"], "layers": []}
+        if report["leaks"]:
             self.close()
-            raise UnusableError(f"sandbox {self._recipe.name!r} does not work here: {'; '.join(told['leaks'])}")
+            raise UnusableError(f"sandbox {self._recipe.name!r} does not work here: {'; '.join(report['leaks'])}")
         _kill_first(process.pid)
-        self.layers = tuple(told["layers"])
+        self.layers = tuple(report["layers"])
         self.dead = False
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._control.fileno(), self._hear)

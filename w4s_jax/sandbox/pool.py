@@ -95,7 +95,7 @@ class Pool:
         Args:
             workflow: its code defines `solver`.
             given: what the child gets of the item.
-            ask: answers LLM calls; CallRefusedError is told to the workflow, any other error ends the run.
+            ask: answers LLM calls; the workflow sees a CallRefusedError, any other error ends the run.
             limits: of this child; programs of `execute_code` get the same, with their own wall clock.
 
         Returns:

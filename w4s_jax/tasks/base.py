@@ -108,7 +108,7 @@ class ItemTask:
 
     name: str
     description: str
-    """What the meta-agent is told."""
+    """What the meta-agent reads."""
     splits: Mapping[Split, Sequence[Item]]
     """Disjoint; a split that is not there is empty."""
     grader: Grader

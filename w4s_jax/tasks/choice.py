@@ -92,9 +92,9 @@ def _mmlu_pro_item(split: str, index: int, row: Row) -> Item:
     place = string.ascii_uppercase.find(letter) if len(letter) == 1 else -1
     if not 0 <= place < len(choices):
         raise row.error(f"field 'answer' is {letter!r}; it must be a letter from A to {_letter(len(choices) - 1)}")
-    told = row.values.get("answer_index")
-    if told is not None and str(told) != str(place):
-        raise row.error(f"field 'answer_index' is {told!r}, but 'answer' is {letter!r}, which is {place}")
+    place_given = row.values.get("answer_index")
+    if place_given is not None and str(place_given) != str(place):
+        raise row.error(f"field 'answer_index' is {place_given!r}, but 'answer' is {letter!r}, which is {place}")
     number = row.values.get("question_id")
     return Item(
         id=f"mmlu_pro/{split}/{index if number is None else number}",

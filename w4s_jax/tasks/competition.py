@@ -42,7 +42,7 @@ _MATH_WHOLE = HubSource(name="math", hub_id=_MATH_HUB)
 _MATH_500 = HubSource(name="math_500", hub_id="HuggingFaceH4/MATH-500")
 
 
-class _Problem(NamedTuple):
+class _MathRow(NamedTuple):
     """A row with what variants choose by."""
 
     row: Row
@@ -83,7 +83,7 @@ def load_math_500(variant: str, options: TaskOptions) -> ItemTask:
     return _task("math_500", variant, _of_parts(list(_problems(rows)), parts), origin, options)
 
 
-def _task(name: str, variant: str, problems: Sequence[_Problem], origin: str, options: TaskOptions) -> ItemTask:
+def _task(name: str, variant: str, problems: Sequence[_MathRow], origin: str, options: TaskOptions) -> ItemTask:
     cut = split_pool(name, [_item(name, p) for p in problems], seed=options.split_seed, sizes=options.sizes)
     grader = latex.LatexGrader()
     subjects = ", ".join(dict.fromkeys(p.subject.replace("_", " ") for p in problems))
@@ -103,7 +103,7 @@ def _task(name: str, variant: str, problems: Sequence[_Problem], origin: str, op
     )
 
 
-def _item(task: str, problem: _Problem) -> Item:
+def _item(task: str, problem: _MathRow) -> Item:
     return Item(
         id=f"{task}/{problem.name}",
         question=f"{problem.row.text('problem').strip()}\n\n{_FORM}",
@@ -126,7 +126,7 @@ def _math_source(subject: str) -> HubSource:
     return HubSource(name="math", hub_id=_MATH_HUB, config=subject, config_in_files=True)
 
 
-def _problems(rows: Sequence[Row], subject: str = "") -> Iterator[_Problem]:
+def _problems(rows: Sequence[Row], subject: str = "") -> Iterator[_MathRow]:
     """Rows with their subject and level, named by their own id, else by their place among those of the subject."""
     seen: Counter[str] = Counter()
     for row in rows:
@@ -134,7 +134,7 @@ def _problems(rows: Sequence[Row], subject: str = "") -> Iterator[_Problem]:
         index, level = seen[own], re.search(r"\d", str(row.values.get("level")))
         seen[own] += 1
         name = str(row.values.get("unique_id") or f"{own}/{index}").removesuffix(".json")
-        yield _Problem(row, own, f"level{level[0]}" if level else "", name)
+        yield _MathRow(row, own, f"level{level[0]}" if level else "", name)
 
 
 def _subject(row: Row) -> str:
@@ -148,7 +148,7 @@ def _subject(row: Row) -> str:
     return subject
 
 
-def _of_parts(problems: Sequence[_Problem], parts: Sequence[str]) -> list[_Problem]:
+def _of_parts(problems: Sequence[_MathRow], parts: Sequence[str]) -> list[_MathRow]:
     """Those of one of the subjects and one of the levels that a variant names; it names none for all."""
     subjects, levels = set(SUBJECTS) & set(parts), set(LEVELS) & set(parts)
     return [p for p in problems if (not subjects or p.subject in subjects) and (not levels or p.level in levels)]

@@ -52,7 +52,7 @@ class CustomFormat:
     scorer: str = "exact"
     """One of `SCORERS`, or `python:FILE.py:FUNCTION`."""
     description: Path | None = None
-    """A text file that tells the meta-agent what the task is about."""
+    """A text file that says to the meta-agent what the task is about."""
 
 
 class UserTask(Protocol):
@@ -68,7 +68,7 @@ class UserTask(Protocol):
     """
 
     description: str
-    """What the meta-agent is told; it may be left out."""
+    """What the meta-agent reads; it may be left out."""
     scorer: str
     """As `--scorer`; it may be left out, and is not used where there is `score`."""
 

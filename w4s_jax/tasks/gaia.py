@@ -85,11 +85,11 @@ def load_gaia(variant: str, options: TaskOptions) -> ItemTask:
         grader=_GRADER,
         rule=_GRADER.rule,
         seeds=seeds_for("qa"),
-        source=f"{origin}, {cut.how}; without tools: no web, {_told_of_files(items)}",
+        source=f"{origin}, {cut.how}; without tools: no web, {_format_file_share(items)}",
     )
 
 
-def _told_of_files(items: Sequence[Item]) -> str:
+def _format_file_share(items: Sequence[Item]) -> str:
     attached = [item for item in items if item.metadata["file_name"]]
     texts = sum(item.metadata["file_in_question"] for item in attached)
     return f"{texts} of {len(attached)} attached files as text, the others by name alone"
@@ -97,8 +97,8 @@ def _told_of_files(items: Sequence[Item]) -> str:
 
 def _item(question: _Question, local: Path | None, revision: str | None) -> Item:
     place, row, level, name = question
-    told = row.get("Final answer")
-    answer = "" if told is None else str(told).strip()
+    given = row.get("Final answer")
+    answer = "" if given is None else str(given).strip()
     if answer in ("", "?"):
         raise row.error(f"field 'Final answer' is {answer!r}; the hub's test split has none, take its validation split")
     content = _content(row, name, local, revision) if name else None
@@ -172,8 +172,8 @@ def _content(row: Row, name: str, local: Path | None, revision: str | None) -> s
 
 def _local_file(row: Row, name: str, local: Path) -> Path | None:
     """The file of a row, where it lies in the folder of the rows; nothing outside it is read."""
-    told = local / str(row.values.get("file_path") or "")
-    paths = [*(local / folder / name for folder in _FOLDERS), *([told] if told.name == name else [])]
+    stated = local / str(row.values.get("file_path") or "")
+    paths = [*(local / folder / name for folder in _FOLDERS), *([stated] if stated.name == name else [])]
     return next((path for path in paths if _is_file_in(local, path)), None)
 
 
@@ -193,8 +193,8 @@ def _hub_file(row: Row, name: str, revision: str | None) -> Path:
     """
     import huggingface_hub  # A network client: only where a file is needed.
 
-    told = str(row.values.get("file_path") or "")
-    path = told if told and not Path(told).is_absolute() else f"{_HUB_FOLDER}/{name}"
+    stated = str(row.values.get("file_path") or "")
+    path = stated if stated and not Path(stated).is_absolute() else f"{_HUB_FOLDER}/{name}"
     try:
         return Path(huggingface_hub.hf_hub_download(_HUB, path, repo_type="dataset", revision=revision))
     except (OSError, ValueError, RuntimeError) as error:

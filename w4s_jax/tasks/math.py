@@ -61,7 +61,7 @@ def load_gsm_hard(variant: str, options: TaskOptions) -> ItemTask:
         name="gsm_hard" + (f":{variant}" if variant else ""),
         description=(
             "Grade-school word problems in which the numbers are large (often above a million) or odd. "
-            f"The answer is one number; it is right within {_spoken(grader)} the gold number."
+            f"The answer is one number; it is right within {_format_tolerance(grader)} the gold number."
         ),
         splits=cut.items,
         grader=grader,
@@ -85,7 +85,7 @@ def _cut_as_w4s(items: list[Item], options: TaskOptions) -> Splits:
     return Splits(resize(splits, sizes, spare=spare), how)
 
 
-def _spoken(grader: NumericGrader) -> str:
+def _format_tolerance(grader: NumericGrader) -> str:
     return f"{grader.tolerance:.2%} of" if grader.relative else f"{grader.tolerance:g} of"
 
 

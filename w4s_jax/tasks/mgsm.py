@@ -32,7 +32,7 @@ LANGUAGES = {
     "th": "Thai",
     "zh": "Chinese",
 }
-"""Configurations of MGSM with what the meta-agent is told."""
+"""Configurations of MGSM with what the meta-agent reads."""
 
 
 def load_mgsm(variant: str, options: TaskOptions) -> ItemTask:
@@ -55,10 +55,10 @@ def load_mgsm(variant: str, options: TaskOptions) -> ItemTask:
     problems = min(len(items) for items in by_language.values())
     orders = {lang: shuffled(items[:problems], options.split_seed) for lang, items in by_language.items()}
     held_out = problems // 5
-    spoken = ", ".join(LANGUAGES[lang] for lang in chosen)
+    names = ", ".join(LANGUAGES[lang] for lang in chosen)
     return ItemTask(
         name="mgsm" + (":" + "+".join(languages) if languages else ""),
-        description=f"Grade-school word problems in {spoken}. The answer is one number.",
+        description=f"Grade-school word problems in {names}. The answer is one number.",
         splits=resize(
             {
                 Split.VALIDATION: _in_turn([order[:held_out] for order in orders.values()]),

@@ -27,7 +27,7 @@ from w4s_jax.tasks.qa import load_drop, load_hotpotqa
 from w4s_jax.tasks.source import SUFFIXES
 from w4s_jax.types import InputError
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 _LOADERS: dict[str, Callable[[str, TaskOptions], ItemTask]] = {
     "drop": load_drop,
@@ -72,7 +72,7 @@ def make_task(name: str, options: TaskOptions | None = None, *, custom: CustomFo
     duplicates = task.duplicates()
     if duplicates:
         first = duplicates[0]
-        _log.warning("task %s: %d questions stand in two splits, e.g. as %s and %s", name, len(duplicates), *first)
+        _LOG.warning("task %s: %d questions stand in two splits, e.g. as %s and %s", name, len(duplicates), *first)
     return task
 
 

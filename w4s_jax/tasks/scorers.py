@@ -1,6 +1,6 @@
 """The scorers that go by name: `--scorer=exact|numeric|choice|f1|math|code|python:FILE.py:FUNCTION`.
 
-name → **make_scorer** → Scorer(grader, what a target has to be, what the meta-agent is told)
+name → **make_scorer** → Scorer(grader, what a target has to be, what the meta-agent reads)
 """
 
 from __future__ import annotations

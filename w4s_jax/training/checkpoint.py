@@ -43,7 +43,7 @@ PyTree = Any
 Json = dict[str, Any]
 
 _STEP = re.compile(r"step_(\d{8})")
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 class Restored(NamedTuple):
@@ -215,7 +215,7 @@ class Checkpoints:
             rejected.append(_Rejected(epath.Path(self.directory) / _name(candidate), reader.reason))
             if jax.process_count() > 1:  # what one process alone could not read, the others are still reading
                 raise CheckpointError(f"{rejected[-1]}; move it away and run the same command again")
-            _log.warning("%s", rejected[-1])
+            _LOG.warning("%s", rejected[-1])
         raise CheckpointError(
             "no checkpoint can be read; restore one from a backup or start anew: " + "; ".join(map(str, rejected))
         )

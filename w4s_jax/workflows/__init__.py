@@ -51,7 +51,7 @@ def load_seed(name: str) -> Workflow:
 
 
 def seeds_for(family: str) -> tuple[Workflow, ...]:
-    """Returns the seed workflows that a search on a family of tasks starts from unless it is told others.
+    """Returns the seed workflows that a search on a family of tasks starts from unless it is given others.
 
     Args:
         family: of the task: `math`, `code`, `qa`, `toy` or `toy_code`.

@@ -2,7 +2,7 @@
 
 recipes + states → **dialogues** → tokenizer, supervised training
 
-The agent has to learn the format, the dialect and to spread over the ingredients,
+The agent has to learn the format, the style and to spread over the ingredients,
 not to be good: of its answers a fifth carry a bug, nearly half change one ingredient
 of the current workflow at random, a sixth are drawn blindly, and the rest answer a word
 of the task's description or what fails most. Accuracies and failure counts of the states are drawn, not

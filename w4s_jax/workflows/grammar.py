@@ -3,7 +3,7 @@
 recipe → **code** → warm start of the tiny meta-agent, benchmark of ingredients
 
 A `Recipe` names what a workflow does (how it asks, how often, what it does with
-the replies); `write` spells it in the dialect of the toy seeds. `random_recipe`,
+the replies); `write` renders it in the style of the toy seeds. `random_recipe`,
 `edit` and `break_code` draw recipes, single changes and bugs from a seeded
 generator, so that a warm start sees good, odd and broken workflows alike.
 `read_ingredients` finds the ingredients of any code by its text, for counting

@@ -26,7 +26,7 @@ Wrong = dict[ErrorKind, tuple[str, ...]]
 
 
 class AnswerForm(enum.StrEnum):
-    """What a gold answer looks like; decides how a reply spells it."""
+    """What a gold answer looks like; decides how a reply writes it."""
 
     NUMBER = "number"
     LETTER = "letter"

@@ -41,7 +41,7 @@ class Problem:
     answer: str
     """Gold answer as text; the gold program of a code item."""
     form: AnswerForm = AnswerForm.NUMBER
-    """How a reply spells the answer; that of a code item is a program."""
+    """How a reply writes the answer; that of a code item is a program."""
     program: str
     """Python that computes the answer, or is it."""
     is_code: bool

@@ -231,8 +231,8 @@ def read(messages: Sequence[Message], index: QuestionIndex, json_mode: bool) -> 
         index: the known questions.
         json_mode: whether the reply has to be JSON.
     """
-    spoken = "\n".join(m.content for m in messages if m.role != "assistant")
-    question, around = index.find(squeeze(spoken))
+    asked = "\n".join(m.content for m in messages if m.role != "assistant")
+    question, around = index.find(squeeze(asked))
     earlier = " ".join(m.content for m in messages if m.role == "assistant")
     features, quoted = read_around(around, bool(earlier), json_mode)
     return Reading(question=question, features=features, earlier=(earlier + " " + quoted).strip())

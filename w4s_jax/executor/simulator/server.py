@@ -2,7 +2,7 @@
 
 client ─ POST /v1/chat/completions ─ **server** ─ SimulatedBackend.reply ─ JSON
 
-It gives the very replies of the in-process door, and on request behaves as badly as
+It gives the very replies of the back end in the process, and on request behaves as badly as
 real services do: latency, rate limits, failures, cut connections, broken bodies, and
 parameters it does not take. Faults are drawn by a hash of (seed, body, attempt), so
 they do not depend on the order in which concurrent requests arrive. What it did stands
@@ -22,7 +22,7 @@ from typing import Any
 
 from aiohttp import web
 
-from w4s_jax.executor.simulator.door import SimulatedBackend
+from w4s_jax.executor.simulator.backend import SimulatedBackend
 from w4s_jax.executor.simulator.model import SampleId, uniform
 from w4s_jax.types import ChatReply, ChatRequest, InputError, Message
 

@@ -27,7 +27,7 @@ if importlib.util.find_spec("jax.experimental.pallas.triton"):
 else:  # jax 0.11 calls Pallas on Triton deprecated
     cache_gpu = tree_gpu = None  # type: ignore[assignment]
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 def tree_attention_for(mesh: Mesh, head_dim: int, *, windowed: bool = False) -> TreeAttention:
@@ -45,7 +45,7 @@ def tree_attention_for(mesh: Mesh, head_dim: int, *, windowed: bool = False) -> 
         return tree_tpu.tree_attention
     if not windowed and _triton_takes(device, head_dim):
         return tree_gpu.tree_attention
-    _log.warning(
+    _LOG.warning(
         "no attention kernel for %shead_dim=%d on %s (%s, jax %s): plain XLA instead, which is slower",
         *("sliding windows and " if windowed else "", head_dim, device.platform, device.device_kind, jax.__version__),
     )

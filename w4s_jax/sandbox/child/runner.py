@@ -106,8 +106,8 @@ def _plain_answer(returned: object) -> str | int | float | bool | None:
 
 def _run_program(job: Mapping[str, Any], _fd: int, output_bytes: int) -> dict[str, Any]:
     """`solution()` if defined without required arguments, else the last expression, else standard output."""
-    printed = BoundedText(output_bytes)
-    sys.stdout, sys.stderr = printed, BoundedText(0)
+    output = BoundedText(output_bytes)
+    sys.stdout, sys.stderr = output, BoundedText(0)
     module = _fresh_module("__main__")
     tree = ast.parse(job["code"], PROGRAM_FILE)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
@@ -118,7 +118,7 @@ def _run_program(job: Mapping[str, Any], _fd: int, output_bytes: int) -> dict[st
     solution = module.__dict__.get("solution")
     if isinstance(solution, types.FunctionType) and _takes_nothing(solution):
         value = solution()
-    text = printed.getvalue() if value is None else str(value)
+    text = output.getvalue() if value is None else str(value)
     return {"value": text[:output_bytes]}
 
 

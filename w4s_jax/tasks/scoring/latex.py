@@ -192,7 +192,7 @@ def formula(text: str) -> str:
     """
     boxed = last_boxed(text)
     if boxed is None and len(text) <= _LONGEST:
-        boxed = _told(text)
+        boxed = _last_statement(text)
     text = _without_stop(text if boxed is None else boxed)
     for opening, closing in _SURROUNDING:
         if len(text) > len(opening) and text.startswith(opening) and text.endswith(closing):
@@ -200,7 +200,7 @@ def formula(text: str) -> str:
     return text
 
 
-def _told(text: str) -> str:
+def _last_statement(text: str) -> str:
     """The part of an answer without a box that is meant: a sentence is read, and nothing else is."""
     text = _EMPHASIS.sub("", text.strip())
     said = _SAID.match(text)

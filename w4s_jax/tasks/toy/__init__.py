@@ -1,4 +1,4 @@
-"""The embedded world: families of generated questions for a simulated executor.
+"""The embedded tasks: families of generated questions for a simulated executor.
 
 name@instance, split seed, sizes → **toy_task** → ItemTask
 

@@ -39,7 +39,7 @@ class Family:
 
     name: str
     description: str
-    """What the meta-agent is told; its words name the difficulties."""
+    """What the meta-agent reads; its words name the difficulties."""
     profile: Mapping[str, float]
     """Base probability by kind of error."""
     templates: tuple[Template, ...] = ()

@@ -3,7 +3,7 @@
 ChatRequest → read → ResponseModel → reply_text → **ChatReply**
 
 Replies depend on the request's text, its parameters and the sample's number alone,
-so this door and the server on loopback give the same ones.
+so this back end and the server on loopback give the same ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from w4s_jax.executor.simulator.reading import Features, QuestionIndex, Reading,
 from w4s_jax.executor.simulator.replies import no_question, reply_text
 from w4s_jax.types import CallContext, ChatReply, ChatRequest, Item, SealedSplitError, Split, Task, Usage
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 MODEL_NAME = "simulated"
 
@@ -34,7 +34,7 @@ _MESSAGE_TOKENS = 4
 
 
 class SimulatedBackend:
-    """Answers the questions it was told of, as well as the request asks for them.
+    """Answers the questions it was given, as well as the request asks for them.
 
     Attributes:
         model: name of the model.
@@ -53,7 +53,7 @@ class SimulatedBackend:
     def __init__(
         self, *, tasks: Iterable[Task] = (), response_model: ResponseModel | None = None, model: str = MODEL_NAME
     ) -> None:
-        """Knows every item of `tasks`, those of a sealed test split included where the task tells them."""
+        """Knows every item of `tasks`, those of a sealed test split included where the task gives them."""
         self.model = model
         self.response_model = response_model or ResponseModel()
         self._index = QuestionIndex()
@@ -83,8 +83,8 @@ class SimulatedBackend:
                 self._items[question] = item
                 self._index.add(question)
         if unanswerable:
-            told = "simulated executor: %d of %d items, e.g. %s, have no known gold answer and are not answered"
-            _log.warning(told, len(unanswerable), given, unanswerable[0])
+            warning = "simulated executor: %d of %d items, e.g. %s, have no known gold answer and are not answered"
+            _LOG.warning(warning, len(unanswerable), given, unanswerable[0])
 
     async def send(self, request: ChatRequest, context: CallContext) -> ChatReply:
         """Returns the reply; never fails."""
@@ -168,7 +168,7 @@ class SimulatedBackend:
 
 
 def _all_items(task: Task) -> Iterator[Item]:
-    """Items of every split; `answer_key` of a sealed task tells the simulator alone."""
+    """Items of every split; `answer_key` of a sealed task is for the simulator alone."""
     answer_key = getattr(task, "answer_key", None)
     if answer_key is not None:
         yield from answer_key()
@@ -186,8 +186,8 @@ def _holds(earlier: str, problem: Problem) -> bool:
         return re.search(rf"(?<!\w){re.escape(squeeze(problem.answer))}(?!\w)", squeeze(earlier)) is not None
     if problem.form is AnswerForm.FORMULA:
         return squeeze(problem.answer) in squeeze(earlier)
-    told = earlier if problem.is_code else earlier.replace(",", "")
-    return squeeze(problem.answer) in squeeze(told) or squeeze(problem.program) in squeeze(earlier)
+    text = earlier if problem.is_code else earlier.replace(",", "")
+    return squeeze(problem.answer) in squeeze(text) or squeeze(problem.program) in squeeze(earlier)
 
 
 def count_tokens(text: str) -> int:

@@ -1,4 +1,4 @@
-"""What the sandbox's tests share: which back ends work here, and a world that a hostile workflow must not touch."""
+"""What the sandbox's tests share: which back ends work here, and a host that a hostile workflow must not touch."""
 
 import asyncio
 import contextlib
@@ -58,7 +58,7 @@ class Asked:
 
 
 @dataclasses.dataclass
-class World:
+class Host:
     """Files that everybody may write, and the processes that must live."""
 
     folder: Path
@@ -72,7 +72,7 @@ class World:
 
     @property
     def question(self):
-        """All a hostile workflow is told: where to strike."""
+        """All a hostile workflow is given: where to strike."""
         return json.dumps(
             {
                 "folder": str(self.folder),
@@ -110,16 +110,16 @@ class World:
 
 
 @contextlib.contextmanager
-def world_around(pool):
+def host_around(pool):
     """A folder and a label that only the sandbox protects: their modes let everybody in."""
-    folder = Path(tempfile.mkdtemp(prefix="sandbox-world-"))
+    folder = Path(tempfile.mkdtemp(prefix="sandbox-host-"))
     try:
-        world = World(folder=folder, pool=pool)
-        world.label.write_text(LABEL)
+        host = Host(folder=folder, pool=pool)
+        host.label.write_text(LABEL)
         folder.chmod(0o777)
-        world.label.chmod(0o666)
-        world.quiet = world.state() | {"children": descendants(world.zygote, orphans=False)}
-        yield world
+        host.label.chmod(0o666)
+        host.quiet = host.state() | {"children": descendants(host.zygote, orphans=False)}
+        yield host
     finally:
         shutil.rmtree(folder)
 

@@ -1,4 +1,4 @@
-"""The response model and the in-process door: rates, coupling, votes, forms of replies."""
+"""The response model and the back end in the process: rates, coupling, votes, forms of replies."""
 
 import collections
 import json
@@ -24,7 +24,7 @@ def items_of(name, size=20):
     return toy_task(name, sizes=SplitSizes(train=0, validation=size, test=0)).items(Split.VALIDATION)
 
 
-def door(items, **options):
+def simulated(items, **options):
     backend = SimulatedBackend(**options)
     backend.register(items)
     return backend
@@ -59,7 +59,7 @@ def number_item(profile, number=0, **wrong):
 
 
 def right_share(items, tail, **fields):
-    backend = door(items)
+    backend = simulated(items)
     return sum(said(ask(backend, i.question + tail, **fields).texts[0]) == "42" for i in items) / len(items)
 
 
@@ -109,12 +109,12 @@ def test_a_sure_error_gives_its_own_wrong_answer_and_the_first_kind_wins():
         target=42,
         metadata={**item.metadata, "profile": {"planning": 1.0, "slip": 1.0}},
     )
-    assert said(ask(door([sure], response_model=model), sure.question + STEPS).texts[0]) == "13"
+    assert said(ask(simulated([sure], response_model=model), sure.question + STEPS).texts[0]) == "13"
 
 
 def test_equal_requests_tie_and_wording_around_a_sample_differs():
     items = items_of("toy_ambiguous")
-    backend, twin = door(items), door(list(reversed(items)))
+    backend, twin = simulated(items), simulated(list(reversed(items)))
     for item in items:
         replies = [ask(b, item.question + STEPS, n=3) for b in (backend, twin, backend)]
         assert replies[0] == replies[1] == replies[2]
@@ -124,7 +124,7 @@ def test_equal_requests_tie_and_wording_around_a_sample_differs():
 
 def test_a_request_with_lower_rates_errs_on_a_subset_of_the_items():
     items = items_of("toy_units", 150)
-    backend = door(items)
+    backend = simulated(items)
 
     def wrong(tail):
         return {i.id for i in items if said(ask(backend, i.question + tail).texts[0]) != str(i.target)}
@@ -137,7 +137,7 @@ def test_a_request_with_lower_rates_errs_on_a_subset_of_the_items():
 
 def test_sample_s_is_the_same_whether_asked_at_once_or_one_by_one():
     item = items_of("toy_ambiguous")[0]
-    backend = door([item])
+    backend = simulated([item])
     at_once = ask(backend, item.question, n=6).texts
     one_by_one = [ask(backend, item.question, call=s).texts[0] for s in range(6)]
     in_threes = [t for c in range(2) for t in ask(backend, item.question, call=c, n=3).texts]
@@ -147,13 +147,13 @@ def test_sample_s_is_the_same_whether_asked_at_once_or_one_by_one():
 
 def test_at_temperature_zero_all_samples_are_equal():
     for item in items_of("toy_ambiguous"):
-        assert len(set(ask(door([item]), item.question, n=5, temperature=0.0).texts)) == 1
+        assert len(set(ask(simulated([item]), item.question, n=5, temperature=0.0).texts)) == 1
 
 
 @pytest.mark.parametrize("kind", [k for k in ErrorKind if k not in ("form", "edge")])
 def test_voting_helps_only_against_errors_drawn_per_sample(kind):
     items = [number_item({kind: 0.4}, i, **{kind: ["13"]}) for i in range(600)]
-    backend = door(items)
+    backend = simulated(items)
 
     def vote(item, n):
         answers = [said(t) for t in ask(backend, item.question + STEPS, n=n).texts]
@@ -171,7 +171,7 @@ def test_voting_helps_only_against_errors_drawn_per_sample(kind):
 def test_code_holds_no_computed_number_and_its_execution_makes_no_calculation_error():
     model = ResponseModel()
     for item in items_of("toy_large", 60):
-        backend = door([item], response_model=model)
+        backend = simulated([item], response_model=model)
         text = ask(backend, item.question + CODE).texts[0]
         assert str(item.target) not in text
         block = re.search(r"```python\n(.*?)```", text, re.DOTALL)
@@ -183,18 +183,18 @@ def test_code_holds_no_computed_number_and_its_execution_makes_no_calculation_er
 
 def test_without_a_marked_answer_the_number_stands_in_a_sentence():
     item = number_item({"form": 0.0})
-    text = ask(door([item]), item.question + "\nThink step by step.").texts[0]
+    text = ask(simulated([item]), item.question + "\nThink step by step.").texts[0]
     assert text.endswith(" 42 eggs.")
-    assert ask(door([item]), item.question + "\nGive only the final number.").texts == ("42",)
-    assert ask(door([item]), item.question + "\nThink. Put it into \\boxed{}.").texts[0].endswith("\\boxed{42}")
-    assert ask(door([item]), item.question + STEPS).texts[0].endswith("\nAnswer: 42")
+    assert ask(simulated([item]), item.question + "\nGive only the final number.").texts == ("42",)
+    assert ask(simulated([item]), item.question + "\nThink. Put it into \\boxed{}.").texts[0].endswith("\\boxed{42}")
+    assert ask(simulated([item]), item.question + STEPS).texts[0].endswith("\nAnswer: 42")
 
 
 def test_a_form_error_lets_another_number_follow():
     item = number_item({"form": 0.98})
     model = ResponseModel(multipliers={}, highest_rate=1.0)
     item = Item(id=item.id, question=item.question, target=42, metadata={**item.metadata, "profile": {"form": 1.0}})
-    backend = door([item], response_model=model)
+    backend = simulated([item], response_model=model)
     for tail in ("", STEPS, "\nGive only the final number."):
         numbers = re.findall(r"\d+", ask(backend, item.question + tail).texts[0])
         assert "42" in numbers
@@ -206,10 +206,10 @@ KEYS = "\n\nBe exact.\nReply with one JSON object with the keys: reasoning, answ
 
 def test_json_mode_gives_the_keys_asked_for():
     item = number_item({})
-    reply = ask(door([item]), item.question + KEYS, json_mode=True, n=2)
+    reply = ask(simulated([item]), item.question + KEYS, json_mode=True, n=2)
     assert [list(json.loads(t)) for t in reply.texts] == [["reasoning", "answer"]] * 2
     assert json.loads(reply.texts[0])["answer"] == "42"
-    assert json.loads(ask(door([]), "hello" + KEYS, json_mode=True).texts[0])["answer"] == ""
+    assert json.loads(ask(simulated([]), "hello" + KEYS, json_mode=True).texts[0])["answer"] == ""
 
 
 def test_form_errors_of_json_are_broken_objects_or_wordy_answers():
@@ -217,7 +217,7 @@ def test_form_errors_of_json_are_broken_objects_or_wordy_answers():
     broken = wordy = 0
     for i in range(200):
         item = number_item({"form": 1.0}, i)
-        text = ask(door([item], response_model=model), item.question + KEYS, json_mode=True).texts[0]
+        text = ask(simulated([item], response_model=model), item.question + KEYS, json_mode=True).texts[0]
         try:
             wordy += json.loads(text)["answer"] not in ("42", "")
         except json.JSONDecodeError:
@@ -228,16 +228,16 @@ def test_form_errors_of_json_are_broken_objects_or_wordy_answers():
 
 def test_json_keys_for_code_hold_code():
     item = items_of("toy_large")[0]
-    text = ask(door([item]), item.question + "\nReply with one JSON object with the keys: code.", json_mode=True).texts[
-        0
-    ]
+    text = ask(
+        simulated([item]), item.question + "\nReply with one JSON object with the keys: code.", json_mode=True
+    ).texts[0]
     if text.endswith("}"):
         assert json.loads(text)["code"].startswith("def solution():")
 
 
 def test_a_critique_mends_some_wrong_answers_and_breaks_some_right_ones():
     items = [number_item({"planning": 0.4}, i, planning=["13"]) for i in range(3000)]
-    backend = door(items)
+    backend = simulated(items)
     before = {i.id: said(ask(backend, i.question + STEPS).texts[0]) for i in items}
     again = "\nAnswer so far:\n{}\nFind the mistake and solve it again."
     after = {i.id: said(ask(backend, i.question + STEPS + again.format(before[i.id])).texts[0]) for i in items}
@@ -258,12 +258,12 @@ def test_critique_of_garbage_breaks_nothing():
 
 def test_usage_counts_four_characters_a_token_and_max_tokens_cuts():
     item = number_item({})
-    reply = ask(door([item]), item.question + "\nGive only the final number.", n=3)
+    reply = ask(simulated([item]), item.question + "\nGive only the final number.", n=3)
     text = item.question + "\nGive only the final number."
     assert reply.usage.prompt_tokens == math.ceil(len(text) / 4) + 4
     assert reply.usage.completion_tokens == 3
     assert (reply.usd, reply.finish_reasons) == (0.0, ("stop",) * 3)
-    cut = ask(door([item]), item.question + STEPS, max_tokens=5)
+    cut = ask(simulated([item]), item.question + STEPS, max_tokens=5)
     assert (cut.finish_reasons, len(cut.texts[0]), cut.usage.completion_tokens) == (("length",), 20, 5)
 
 
@@ -275,7 +275,7 @@ def test_hashed_draws_are_uniform():
 
 async def test_send_draws_by_repetition_and_sample_index():
     item = items_of("toy_ambiguous")[0]
-    backend = door([item])
+    backend = simulated([item])
     request = ChatRequest(model="simulated", messages=(Message(role="user", content=item.question),))
     context = CallContext(purpose=Purpose.OPTIMISATION, sample_index=4, repetition=2)
     assert await backend.send(request, context) == backend.reply(request, SampleId(2, 4))
@@ -302,7 +302,7 @@ def test_a_derived_problem_of_any_target_is_answered_in_every_style(target):
     item = Item(id="x/1", question="Ann has 3 eggs and takes 4 more. How many, in Paris?", target=target)
     problem = problem_from_item(item)
     assert all(text != problem.answer for texts in problem.wrong.values() for text in texts)
-    backend = door([item], response_model=ResponseModel(highest_rate=0.0))
+    backend = simulated([item], response_model=ResponseModel(highest_rate=0.0))
     assert ask(backend, item.question + STEPS).texts[0].endswith(f"Answer: {target}")
     scope = {}
     exec(re.search(r"```python\n(.*?)```", ask(backend, item.question + CODE).texts[0], re.DOTALL)[1], scope)
