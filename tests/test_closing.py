@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 
-from w4s_jax.rollout.collect import SearchTask
 from w4s_jax.run.closing import (
     Finalist,
     Result,
@@ -15,6 +14,7 @@ from w4s_jax.run.closing import (
     search_finalists,
     seed_finalists,
 )
+from w4s_jax.search.task import SearchTask
 from w4s_jax.tasks.base import ItemTask
 from w4s_jax.types import (
     Candidate,

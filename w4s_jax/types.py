@@ -686,7 +686,7 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One step of the MDP: m candidates sampled from one context. The record of the store."""
+    """One step of a search: m candidates sampled from one context. The record of the store."""
 
     round: int
     """0 before training, r in round r, num_rounds + 1 after."""
@@ -699,7 +699,10 @@ class Turn:
     prompt_ids: tuple[int, ...]
     candidates: tuple[Candidate, ...]
     chosen: int | None
-    """Index of the candidate that advances the state; None where all were skipped."""
+    """Index of the best candidate, which advances the state of W4S; None where all were skipped."""
+    parents: tuple[str, ...] | None = None
+    """Names of the workflows that the candidates were made from: none, one or several. None in records that did not
+    say it yet, all of them W4S's: then it is the current workflow."""
 
     @property
     def key(self) -> TurnKey:

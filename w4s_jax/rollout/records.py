@@ -47,6 +47,7 @@ def encode_turn(turn: Turn) -> bytes:
         "prompt_ids": turn.prompt_ids,
         "candidates": [_candidate_record(candidate) for candidate in turn.candidates],
         "chosen": turn.chosen,
+        "parents": turn.parents,
     }
     try:
         return json.dumps(record, allow_nan=False).encode("ascii") + b"\n"
@@ -113,6 +114,7 @@ def _turn(record: Mapping[str, Any]) -> Turn:
         prompt_ids=tuple(record["prompt_ids"]),
         candidates=candidates,
         chosen=chosen,
+        parents=None if record.get("parents") is None else tuple(record["parents"]),
     )
 
 

@@ -18,7 +18,7 @@ import os
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 from w4s_jax.rollout.records import decode_turn, encode_turn
 from w4s_jax.types import StoreError, Trajectory, Turn, TurnKey
@@ -26,6 +26,20 @@ from w4s_jax.types import StoreError, Trajectory, Turn, TurnKey
 _LOG = logging.getLogger(__name__)
 
 FILE_NAME = "trajectories.jsonl"
+
+
+class TurnStore(Protocol):
+    """Where finished turns last: a `TrajectoryStore`, or the stores of `segments` where there are many hosts."""
+
+    def append(self, turn: Turn) -> None:
+        """Makes a finished turn last.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+
+    def finished_turns(self, round_: int, trajectory: int) -> tuple[Turn, ...]:
+        """The turns of one trajectory, in order."""
 
 
 class _Place(NamedTuple):
