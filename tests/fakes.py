@@ -1,4 +1,4 @@
-"""A scripted door to a model, and a scripted OpenAI-compatible server on loopback."""
+"""A scripted back end, and a scripted OpenAI-compatible server on loopback."""
 
 import asyncio
 import collections

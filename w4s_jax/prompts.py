@@ -48,7 +48,7 @@ class PromptTemplate(Protocol):
         """Reads the workflow of an action.
 
         Raises:
-            ActionParseError: no block, or several, define `solver`.
+            ActionParseError: No block, or several, define `solver`.
         """
 
     def replace_code(self, text: str, code: str) -> str:
@@ -61,11 +61,11 @@ def parse_action(text: str, name: str) -> Workflow:
     A block that the model left open at the end of its text is read to the end.
 
     Args:
-        text: what the model wrote.
-        name: name of the workflow.
+        text: What the model wrote.
+        name: Name of the workflow.
 
     Raises:
-        ActionParseError: no block, or more than one, defines `solver`.
+        ActionParseError: No block, or more than one, defines `solver`.
     """
     return Workflow(name=name, code=_solver_block(text).group(1))
 

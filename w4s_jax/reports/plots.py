@@ -90,11 +90,11 @@ def curves(title: str, lines: Sequence[Curve], *, x_title: str, unit: bool = Fal
     """A figure of one or more curves.
 
     Args:
-        title: above it.
-        lines: with at least one point in all; intervals are drawn where they are finite.
-        x_title: below the axis.
-        unit: the y axis is [0, 1]; else it fits the values.
-        note: below the figure.
+        title: Above it.
+        lines: With at least one point in all; intervals are drawn where they are finite.
+        x_title: Below the axis.
+        unit: The y axis is [0, 1]; else it fits the values.
+        note: Below the figure.
     """
     points = [point for line in lines for point in line.points]
     frame, x_ticks, y_ticks = _axes(points, unit)

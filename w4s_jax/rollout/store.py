@@ -64,7 +64,7 @@ class TrajectoryStore:
         """Opens or creates the file, locks it and cuts off a torn last line.
 
         Raises:
-            StoreError: it cannot be opened, another process holds it, or a line is corrupt.
+            StoreError: It cannot be opened, another process holds it, or a line is corrupt.
         """
         self.path = Path(path)
         self.recovered_bytes = 0
@@ -99,7 +99,7 @@ class TrajectoryStore:
         """Writes a finished turn and syncs it to disk.
 
         Raises:
-            StoreError: the turn is stored already, comes before an earlier one of its trajectory,
+            StoreError: The turn is stored already, comes before an earlier one of its trajectory,
                 holds a number that is not finite, or cannot be written (disk full); what was
                 stored before is kept, and nothing half-written is left to be believed.
         """
@@ -193,13 +193,13 @@ def read_trajectories(paths: Iterable[Path | str]) -> list[Trajectory]:
     """Reads stored trajectories, as `--trajectories` names them; the files are not changed.
 
     Args:
-        paths: files, or run directories that hold `trajectories.jsonl`.
+        paths: Files, or run directories that hold `trajectories.jsonl`.
 
     Returns:
         Trajectories, file by file, by round and planned number; a torn last line is left out with a note.
 
     Raises:
-        StoreError: a file is missing, empty of finished turns, or has a corrupt line.
+        StoreError: A file is missing, empty of finished turns, or has a corrupt line.
     """
     return [trajectory for path in paths for trajectory in _read_file(Path(path))]
 

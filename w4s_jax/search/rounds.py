@@ -39,20 +39,20 @@ async def collect_round(
     turns are in the store. Close it (`contextlib.aclosing`) where a loop may be left early.
 
     Args:
-        engine: collects one trajectory.
-        plan: in the order to yield.
-        search_tasks: by the name of the task.
-        store: takes every finished turn at once, and gives those of an earlier run.
-        in_flight: most trajectories at a time; decides no result.
+        engine: Collects one trajectory.
+        plan: In the order to yield.
+        search_tasks: By the name of the task.
+        store: Takes every finished turn at once, and gives those of an earlier run.
+        in_flight: Most trajectories at a time; decides no result.
         on_turn: Called with every new turn after it is stored.
 
     Yields:
         Finished trajectories, in planned order.
 
     Raises:
-        InputError: a planned task was not opened.
-        BudgetExceededError: a cap left no room; the same plan goes on later.
-        ExecutorError, SandboxError, StoreError: we broke.
+        InputError: A planned task was not opened.
+        BudgetExceededError: A cap left no room; the same plan goes on later.
+        ExecutorError, SandboxError, StoreError: We broke.
     """
     unknown = [planned.task for planned in plan if planned.task not in search_tasks]
     if unknown:
