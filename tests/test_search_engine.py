@@ -56,8 +56,9 @@ class Scene:
 
     def __init__(self, strategy, script, *, template=None, policy=FakePolicy, fits=1_000_000, **options):
         self.policy = policy(script, fits=fits)
+        self.executor = FakeExecutor()
         self.evaluator = Evaluator(
-            FakeExecutor(), FakeSandbox(), options=EvaluationOptions(concurrency=4, max_calls_per_item=8)
+            self.executor, FakeSandbox(), options=EvaluationOptions(concurrency=4, max_calls_per_item=8)
         )
         options = SearchOptions(**{"num_candidates": 2, "num_turns": 3, **options})
         self.engine = SearchEngine(strategy, self.policy, template or PlainTemplate(), self.evaluator, options)
@@ -277,6 +278,21 @@ async def test_every_search_ends_by_the_same_rules(name, rules, turns, end, tmp_
         result = await scene.search(store, rules)
     assert (len(result.turns), result.stopped_by) == (turns, end)
     assert len(scene.policy.contexts) == turns
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+async def test_a_cap_ends_every_search_with_what_it_has_and_a_higher_one_goes_on(name, tmp_path):
+    script = table(*[(action(f"ask 1 t{turn}"),) for turn in range(3)])
+    with TrajectoryStore(tmp_path / "whole.jsonl") as store:
+        expected = await Scene(STRATEGIES[name], script, num_candidates=1).search(store, StopRules(num_turns=3))
+    with TrajectoryStore(tmp_path / "t.jsonl") as store:
+        scene = Scene(STRATEGIES[name], script, num_candidates=1)
+        scene.executor.budget_calls = 6  # a turn takes four
+        result = await scene.search(store, StopRules(num_turns=3))
+        assert (result.turns, result.stopped_by) == (expected.turns[:1], SearchEnd.BUDGET)
+        assert str(result.exceeded) == "budget_calls: no call is left"
+        assert await Scene(STRATEGIES[name], script, num_candidates=1).search(store, StopRules(num_turns=3)) == expected
+    assert (expected.stopped_by, expected.exceeded) == (SearchEnd.TURNS, None)
 
 
 async def test_the_best_of_a_search_is_found_whatever_made_it(tmp_path):

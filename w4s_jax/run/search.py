@@ -185,20 +185,17 @@ async def search_one(
     stored = len(run.store.finished_turns(0, index))
     with Progress(f"search on {name} (turns)", max(rules.num_turns, stored)) as progress:
 
-        def so_far(stopped_by: SearchEnd | None = None) -> SearchResult:
-            return SearchResult(search_task.start, run.store.finished_turns(0, index), stopped_by)
+        def so_far() -> SearchResult:
+            return SearchResult(search_task.start, run.store.finished_turns(0, index), None)
 
         def on_turn(turn: Turn) -> None:
             run.keep(search_task, found := so_far())
             progress.advance(best=f"{found.best.feedback.score:.3f}")
 
         progress.advance(stored, best=f"{so_far().best.feedback.score:.3f}")
-        try:
-            run.keep(search_task, await engine.search(search_task, planned, run.store, rules, on_turn))
-        except BudgetExceededError as error:
-            run.keep(search_task, so_far(SearchEnd.BUDGET))
-            return error
-    return None
+        found = await engine.search(search_task, planned, run.store, rules, on_turn)
+        run.keep(search_task, found)
+    return found.exceeded
 
 
 async def test_all(environment: Environment, searched: Sequence[Searched]) -> list[closing.Result]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from w4s_jax.mdp import RewardConfig, best_tried, history
-from w4s_jax.types import Evaluated, InputError, SamplingOptions, State, Turn
+from w4s_jax.types import BudgetExceededError, Evaluated, InputError, SamplingOptions, State, Turn
 
 OnTurn = Callable[[Turn], None]
 """Called with every finished turn at once; what it raises ends the search."""
@@ -100,6 +100,8 @@ class SearchResult(NamedTuple):
     turns: tuple[Turn, ...]
     stopped_by: SearchEnd | None
     """None while it goes on."""
+    exceeded: BudgetExceededError | None = None
+    """The cap that ended it, where one did; the same search goes on with a higher one."""
 
     @property
     def best(self) -> Evaluated:

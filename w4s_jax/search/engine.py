@@ -22,10 +22,11 @@ from w4s_jax.rollout.candidates import CandidateEvaluator, Validation
 from w4s_jax.rollout.evaluate import Evaluator
 from w4s_jax.rollout.plan import PlannedTrajectory, keyed_choice, keyed_number
 from w4s_jax.rollout.store import TurnStore
-from w4s_jax.search.base import OnTurn, SearchOptions, SearchResult, StopRules
+from w4s_jax.search.base import OnTurn, SearchEnd, SearchOptions, SearchResult, StopRules
 from w4s_jax.search.strategy import History, Step, StrategyFactory
 from w4s_jax.search.task import SearchTask
 from w4s_jax.types import (
+    BudgetExceededError,
     Candidate,
     CandidateStatus,
     DrawKey,
@@ -81,7 +82,7 @@ class SearchEngine:
     async def search(
         self, search_task: SearchTask, planned: PlannedTrajectory, store: TurnStore, rules: StopRules, on_turn: OnTurn
     ) -> SearchResult:
-        """Looks until a rule ends it; turns that are stored already are taken from the store.
+        """Looks until a rule or a cap ends it; turns that are stored already are taken from the store.
 
         Args:
             search_task: The task with its evaluated seeds.
@@ -90,8 +91,10 @@ class SearchEngine:
             rules: When to end.
             on_turn: Called with every new turn after it is stored.
 
+        Returns:
+            What it found, with the cap that ended it where one did; finished turns are stored.
+
         Raises:
-            BudgetExceededError: A cap left no room; finished turns are stored.
             InputError: A prompt does not fit the model, or the stored turns are of another search.
             ExecutorError, SandboxError, StoreError: We broke.
         """
@@ -100,11 +103,13 @@ class SearchEngine:
             store.append(turn)
             on_turn(turn)
 
-        finished = store.finished_turns(planned.round, planned.index)
-        trajectory = await self.collect_trajectory(
-            search_task, planned, finished_turns=finished, on_turn=stored, rules=rules
-        )
-        start = search_task.start
+        start, place = search_task.start, (planned.round, planned.index)
+        try:
+            trajectory = await self.collect_trajectory(
+                search_task, planned, finished_turns=store.finished_turns(*place), on_turn=stored, rules=rules
+            )
+        except BudgetExceededError as error:
+            return SearchResult(start, store.finished_turns(*place), SearchEnd.BUDGET, error)
         return SearchResult(start, trajectory.turns, rules.reached(start, trajectory.turns))
 
     async def collect_trajectory(

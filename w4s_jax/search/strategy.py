@@ -133,7 +133,7 @@ class OneDrawStrategy(abc.ABC):
 
     def judge(self, history: History, step: Step, turn: Turn) -> Turn:
         """See `Strategy.judge`."""
-        state = dataclasses.replace(history.state, current=step.parents[0])
+        state = dataclasses.replace(history.state, current=(*step.parents, history.state.current)[0])
         return self.judged(turn, state, opened=state)
 
     def judged(self, turn: Turn, state: State, opened: State) -> Turn:
