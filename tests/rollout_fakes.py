@@ -169,6 +169,9 @@ class PlainTemplate:
         changed = state.current is not previous.current
         return (Message(role="user", content=f"{'chosen' if changed else 'all skipped'} {state.current.feedback}"),)
 
+    def edit(self, description, workflow):
+        return (Message(role="user", content=f"edit {description} {workflow.name} {workflow.code}"),)
+
     def repair(self, error, traceback):
         return (Message(role="user", content=f"repair {error} {traceback}"),)
 

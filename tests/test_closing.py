@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 
-from w4s_jax.rollout.collect import SearchTask
 from w4s_jax.run.closing import (
     Finalist,
     Result,
@@ -15,6 +14,7 @@ from w4s_jax.run.closing import (
     search_finalists,
     seed_finalists,
 )
+from w4s_jax.search.task import SearchTask
 from w4s_jax.tasks.base import ItemTask
 from w4s_jax.types import (
     Candidate,
@@ -125,10 +125,10 @@ def test_where_answers_may_be_partly_right_the_mean_counts_and_the_share_stands_
     assert pooled([before]).value == 0.5
     assert pooled([after]).value == pytest.approx(0.9)
     assert paired_gain([before], [after]).value == pytest.approx(0.4)
-    told = as_json([after])
-    assert (told["metric"], told["accuracy"], told["score"]) == ("f1", 0.0, pytest.approx(0.9))
-    assert told["by_task"]["t"]["score_ci95"] == pytest.approx([0.9, 0.9])
-    assert (told["by_task"]["t"]["validation_score"], told["by_task"]["t"]["validation_accuracy"]) == (0.9, 0.5)
+    found = as_json([after])
+    assert (found["metric"], found["accuracy"], found["score"]) == ("f1", 0.0, pytest.approx(0.9))
+    assert found["by_task"]["t"]["score_ci95"] == pytest.approx([0.9, 0.9])
+    assert (found["by_task"]["t"]["validation_score"], found["by_task"]["t"]["validation_accuracy"]) == (0.9, 0.5)
     assert as_json([partly_right("after", [0.5], "a"), result("after", [R], "b")])["metric"] == "score"
 
 

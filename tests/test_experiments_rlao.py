@@ -37,7 +37,7 @@ def test_a_run_writes_every_file_of_a_run_directory(run_dir):
 
 
 def test_the_summary_has_its_stable_keys(summary):
-    assert summary["schema_version"] == 1
+    assert summary["schema_version"] == 2
     for name in ("before", "after", "seeds"):
         part = summary[name]
         low, high = part["ci95"]

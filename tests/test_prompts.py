@@ -160,3 +160,17 @@ def test_a_fresh_dialogue_says_how_the_last_turn_changed_it():
     (opening,) = FullTemplate().opening(state)
     assert "Accuracy 0.750 on 20 validation questions, down from 1.000 with the workflow before it" in opening.content
     assert "The best validation accuracy so far is 1.000." in opening.content
+
+
+def test_the_compact_request_for_an_edit_is_task_and_code():
+    (message,) = CompactTemplate().edit("Word problems.", SEED.workflow)
+    assert message.content == f"Word problems.\nchange one thing\n```python\n{SOLVER}\n```"
+
+
+def test_the_full_request_for_an_edit_shows_interface_task_and_code_and_not_how_it_did():
+    (message,) = FullTemplate().edit("Word problems.", SEED.workflow)
+    for part in ("call_json_format_llm", "# Task\nWord problems.", f"```python\n{SOLVER}\n```", "in exactly one place"):
+        assert message.content.count(part) == 1
+    for part in ("ccuracy", "score", "ailure", "Case", "0.25", "USD", "best"):
+        assert part not in message.content
+    assert parse_action(message.content, "a").code == SOLVER  # the one block there is

@@ -1,5 +1,7 @@
 """Numbers of a report against hand-made searches; the diff against what `patch` makes of it."""
 
+import dataclasses
+import re
 import shutil
 import subprocess
 
@@ -9,10 +11,12 @@ from report_run import SEED, ok, skipped, turn
 from w4s_jax.prompts import CompactTemplate, FullTemplate
 from w4s_jax.reports.findings import by_turn, failures, reason_kind, reasons, thinned
 from w4s_jax.reports.intervals import mean
-from w4s_jax.reports.listing import bounded, code_block, diff_block, started_from, unified_diff
-from w4s_jax.reports.plots import ticks
+from w4s_jax.reports.listing import bounded, code_block, diff_block, parents_of, started_from, unified_diff
+from w4s_jax.reports.plots import PathTurn, path, ticks
+from w4s_jax.reports.record import RunRecord
 from w4s_jax.reports.tables import interval
-from w4s_jax.types import CandidateStatus, Evaluated, Feedback, State, Trajectory, Workflow
+from w4s_jax.reports.trees import trees
+from w4s_jax.types import CandidateStatus, Evaluated, Feedback, Message, State, Trajectory, Workflow
 
 
 def search(*turns, index=0, task="t"):
@@ -142,6 +146,41 @@ def test_a_turn_starts_from_the_last_chosen_workflow_and_the_first_from_the_seed
         ([ok(0, 0.5, code=one)], 0), ([skipped(0)], None), ([ok(0, 0.6, code=two)], 0), ([ok(0, 0.1)], 0)
     ).turns
     assert [started_from(turns, n) for n in range(4)] == [SEED, one, one, two]
+
+
+def test_a_turn_starts_from_the_first_of_the_parents_that_its_record_names():
+    one, two, other = SEED + "\n# one", SEED + "\n# two", SEED + "\n# other"
+    turns = list(search(([ok(0, 0.5, code=one), ok(1, 0.4, code=two)], 0), ([ok(0, 0.6)], 0), ([ok(0, 0.1)], 0)).turns)
+    named = turns[0].key.of_candidate(1).name
+    turns[1] = dataclasses.replace(turns[1], parents=(named, "b"))
+    shown = f"## a\n```python\n{SEED}\n```\n## b\n```python\n{other}\n```"
+    turns[2] = dataclasses.replace(turns[2], parents=("b",), messages=(Message(role="user", content=shown),))
+    assert [parents_of(turns, n) for n in range(3)] == [("seed",), (named, "b"), ("b",)]
+    assert [started_from(turns, n) for n in range(3)] == [SEED, two, other]
+
+
+def test_a_drawing_joins_the_chosen_workflow_of_each_turn_to_what_it_was_made_from():
+    """Of three turns, the third is made from the first's second candidate and the second's; the second from a seed."""
+    turns = [PathTurn([0.5, 0.6], 1), PathTurn([0.4], 0), PathTurn([0.7, None], 0, [(0, 1), (1, 0)])]
+    lines = re.findall(r'<polyline points="([\d.]+,[\d.]+) ([\d.]+,[\d.]+)"', path(turns, None))
+    dots = {(cx, cy) for cx, cy in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="4"', path(turns, None))}
+    assert len(lines) == 2
+    assert len({end for _, end in lines}) == 1  # both lead to the chosen one of the third turn
+    for point in {point for line in lines for point in line}:
+        x, y = map(float, point.split(","))
+        assert any(abs(float(cx) - x) < 0.1 and abs(float(cy) - y) < 0.1 for cx, cy in dots)
+
+
+def test_the_trees_say_what_a_turn_was_made_from_where_that_is_no_chain():
+    turns = list(search(([ok(0, 0.5), ok(1, 0.4)], 0), ([ok(0, 0.3)], 0), ([ok(0, 0.2)], 0)).turns)
+    chain = [turns[0].key.of_candidate(0).name, turns[1].key.of_candidate(0).name]
+    turns[0] = dataclasses.replace(turns[0], parents=("cot",))
+    turns[1] = dataclasses.replace(turns[1], parents=(chain[0],))
+    turns[2] = dataclasses.replace(turns[2], parents=(chain[0], "cot"))
+    run = RunRecord(name="run", trajectories=(dataclasses.replace(search(), turns=tuple(turns)),))
+    page = trees(run, 1_000_000)
+    assert re.findall(r"<h4>(.*?)</h4>", page) == ["Turn 0", "Turn 1", f"Turn 2, made from {chain[0]}, cot"]
+    assert f"Change from {chain[0]}" in page
 
 
 @pytest.mark.parametrize("template", [CompactTemplate(), FullTemplate()])

@@ -5,9 +5,12 @@ from rollout_fakes import FakeExecutor, FakePolicy, FakeSandbox, action
 from small_benchmarks import write_small_benchmarks
 
 from w4s_jax.prompts import CompactTemplate, FullTemplate
-from w4s_jax.rollout.collect import CollectOptions, Collector, open_search_task
 from w4s_jax.rollout.evaluate import Evaluator
 from w4s_jax.rollout.plan import PlannedTrajectory
+from w4s_jax.search.base import SearchOptions
+from w4s_jax.search.engine import SearchEngine
+from w4s_jax.search.registry import STRATEGIES
+from w4s_jax.search.task import open_search_task
 from w4s_jax.tasks.base import TaskOptions
 from w4s_jax.tasks.custom import CustomFormat
 from w4s_jax.tasks.registry import make_task, task_names
@@ -65,8 +68,10 @@ async def test_no_test_item_reaches_the_meta_agent(name, template, task_of):
     policy = FakePolicy(lambda context, key: action("answer 'no such answer'", analysis=f"{key.turn}.{key.candidate}"))
     evaluator = Evaluator(FakeExecutor(), WrongSandbox())
     search_task = await open_search_task(evaluator, task, max_cases=1000)
-    collector = Collector(policy, template, evaluator, CollectOptions(num_candidates=2, num_turns=3, max_cases=1000))
-    await collector.collect_trajectory(search_task, PlannedTrajectory(seed=0, round=0, index=0, task=task.name))
+    options = SearchOptions(num_candidates=2, num_turns=3, max_cases=1000)
+    for strategy in STRATEGIES.values():
+        engine = SearchEngine(strategy, policy, template, evaluator, options)
+        await engine.collect_trajectory(search_task, PlannedTrajectory(seed=0, round=0, index=0, task=task.name))
 
     read = " ".join(" ".join(m.content for m in context.messages) for context in policy.contexts)
     read = " ".join(read.split())

@@ -54,10 +54,10 @@ def reward(score: float, *, best: float, current: float, config: RewardConfig) -
     """The reward of one score.
 
     Args:
-        score: validation score of the candidate, in [0, 1].
-        best: the best score that it has to pass; see `best_to_pass`.
-        current: score of the current workflow.
-        config: the definition and its values.
+        score: Validation score of the candidate, in [0, 1].
+        best: The best score that it has to pass; see `best_to_pass`.
+        current: Score of the current workflow.
+        config: The definition and its values.
     """
     if score > best:
         value = config.best
@@ -74,8 +74,8 @@ def best_to_pass(state: State, opened: State, kind: RewardKind) -> float:
     """The score that earns the full reward when it is passed.
 
     Args:
-        state: the state the candidates were sampled from.
-        opened: the state that opened its dialogue; `state` itself on a dialogue's first turn.
+        state: The state the candidates were sampled from.
+        opened: The state that opened its dialogue; `state` itself on a dialogue's first turn.
         kind: `paper`: best of all history, siblings excluded. `repo`: max over the seeds and
             the workflow that was current when the dialogue was opened.
     """
@@ -113,7 +113,7 @@ def initial_state(task: str, description: str, seeds: Sequence[Evaluated]) -> St
     """The state a search starts from: the first seed workflow is the current one.
 
     Raises:
-        InputError: there is no seed workflow.
+        InputError: There is no seed workflow.
     """
     if not seeds:
         raise InputError(f"task {task!r} has no seed workflow; a search needs at least one to start from")

@@ -38,6 +38,9 @@ class PromptTemplate(Protocol):
     def after(self, state: State, previous: State) -> tuple[Message, ...]:
         """What follows the action that led from `previous` to `state`."""
 
+    def edit(self, description: str, workflow: Workflow) -> tuple[Message, ...]:
+        """A dialogue that shows a task and a workflow, not how it did, and asks for one change of it."""
+
     def repair(self, error: str, traceback: str) -> tuple[Message, ...]:
         """Asks for a repaired workflow after a failed self-check."""
 
@@ -45,7 +48,7 @@ class PromptTemplate(Protocol):
         """Reads the workflow of an action.
 
         Raises:
-            ActionParseError: no block, or several, define `solver`.
+            ActionParseError: No block, or several, define `solver`.
         """
 
     def replace_code(self, text: str, code: str) -> str:
@@ -58,11 +61,11 @@ def parse_action(text: str, name: str) -> Workflow:
     A block that the model left open at the end of its text is read to the end.
 
     Args:
-        text: what the model wrote.
-        name: name of the workflow.
+        text: What the model wrote.
+        name: Name of the workflow.
 
     Raises:
-        ActionParseError: no block, or more than one, defines `solver`.
+        ActionParseError: No block, or more than one, defines `solver`.
     """
     return Workflow(name=name, code=_solver_block(text).group(1))
 
@@ -140,6 +143,10 @@ class CompactTemplate:
             return _user(f"best {_percent(state.best_score)}\nbroken")
         return _user(f"best {_percent(state.best_score)}\n{self._result(state.current.feedback)}")
 
+    def edit(self, description: str, workflow: Workflow) -> tuple[Message, ...]:
+        """Task and code."""
+        return _user(f"{description}\nchange one thing\n```python\n{workflow.code.strip()}\n```")
+
     def repair(self, error: str, traceback: str) -> tuple[Message, ...]:
         """The error's first line; frames would not be understood."""
         del traceback
@@ -162,6 +169,8 @@ class CompactTemplate:
 def _percent(score: float) -> int:
     return round(100 * score)
 
+
+_ROLE = "You design workflows: Python programs that get the most out of a language model on a task."
 
 _INTERFACE = """\
 # Interface
@@ -209,6 +218,13 @@ def solver(agent, task):
 ```
 """
 
+_EDIT_FORMAT = """\
+# Output
+Change the workflow in exactly one place, in any way that may help; leave the rest as it is.
+First one sentence that names the change.
+Then exactly one Python block, the whole workflow with the change, complete and runnable, that defines solver.
+"""
+
 
 @dataclasses.dataclass(frozen=True)
 class FullTemplate:
@@ -221,7 +237,7 @@ class FullTemplate:
         """Interface, principles, task, archive of seeds, current workflow with feedback, output format."""
         archive = "\n".join(f"## {e.workflow.name}\n{self._evaluated(e)}" for e in state.seeds)
         parts = [
-            "You design workflows: Python programs that get the most out of a language model on a task.",
+            _ROLE,
             _INTERFACE,
             _PRINCIPLES,
             f"# Task\n{state.description}\n",
@@ -248,6 +264,17 @@ class FullTemplate:
             f"{_change(feedback, before, previous.best_score)}\n{self._failures(feedback)}"
             "Please improve it. First your analysis, then exactly one Python block that defines solver."
         )
+
+    def edit(self, description: str, workflow: Workflow) -> tuple[Message, ...]:
+        """Interface, task, the workflow's code, and the request for one change of it."""
+        parts = [
+            _ROLE,
+            _INTERFACE,
+            f"# Task\n{description}\n",
+            f"# The workflow\n```python\n{workflow.code.strip()}\n```",
+            _EDIT_FORMAT,
+        ]
+        return _user("\n".join(parts))
 
     def repair(self, error: str, traceback: str) -> tuple[Message, ...]:
         """The error with the frames of the workflow's own code."""

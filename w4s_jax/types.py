@@ -220,7 +220,7 @@ class Task(Protocol):
         """Items of a split, in a fixed order.
 
         Raises:
-            SealedSplitError: the test split was asked for before it was opened.
+            SealedSplitError: The test split was asked for before it was opened.
         """
 
     async def grade(self, item: Item, answer: Any, sandbox: Sandbox) -> Grade:
@@ -310,9 +310,9 @@ class Executor(Protocol):
         """Returns the reply, from the cache where it was bought before.
 
         Raises:
-            BudgetExceededError: a cap leaves no room; nothing was sent.
-            CallRefusedError: the request itself is at fault; its author sees the message.
-            ExecutorError: the model stayed unreachable after all retries.
+            BudgetExceededError: A cap leaves no room; nothing was sent.
+            CallRefusedError: The request itself is at fault; its author sees the message.
+            ExecutorError: The model stayed unreachable after all retries.
         """
 
 
@@ -407,14 +407,14 @@ class Sandbox(Protocol):
         """Runs `solver` in a fresh child.
 
         Raises:
-            SandboxError: the sandbox itself could not run it.
+            SandboxError: The sandbox itself could not run it.
         """
 
     async def run_program(self, code: str, limits: Limits) -> ProgramRun:
         """Runs a Python program in a fresh child without LLM access.
 
         Raises:
-            SandboxError: the sandbox itself could not run it.
+            SandboxError: The sandbox itself could not run it.
         """
 
 
@@ -637,7 +637,7 @@ class Policy(Protocol):
         """Renders messages and the opening of a reply.
 
         Raises:
-            InputError: the prompt with its new tokens does not fit the model.
+            InputError: The prompt with its new tokens does not fit the model.
         """
 
     def extend(self, context: Context, action: Sample, messages: Sequence[Message]) -> Context:
@@ -650,9 +650,9 @@ class Policy(Protocol):
         """One sample a key, all from one context.
 
         Raises:
-            InputError: the prompt with `max_new_tokens` does not fit the model.
-            ExecutorError: a model behind an API stayed unreachable.
-            BudgetExceededError: a cap leaves no room.
+            InputError: The prompt with `max_new_tokens` does not fit the model.
+            ExecutorError: A model behind an API stayed unreachable.
+            BudgetExceededError: A cap leaves no room.
         """
 
 
@@ -686,7 +686,7 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One step of the MDP: m candidates sampled from one context. The record of the store."""
+    """One step of a search: m candidates sampled from one context. The record of the store."""
 
     round: int
     """0 before training, r in round r, num_rounds + 1 after."""
@@ -699,7 +699,10 @@ class Turn:
     prompt_ids: tuple[int, ...]
     candidates: tuple[Candidate, ...]
     chosen: int | None
-    """Index of the candidate that advances the state; None where all were skipped."""
+    """Index of the best candidate, which advances the state of W4S; None where all were skipped."""
+    parents: tuple[str, ...] | None = None
+    """Names of the workflows that the candidates were made from: none, one or several. None in records that did not
+    say it yet, all of them W4S's: then it is the current workflow."""
 
     @property
     def key(self) -> TurnKey:

@@ -29,8 +29,8 @@ def write_report(run_dir: Path) -> Path:
     """Writes `report.html` of one run, finished or not, into its directory and returns its path.
 
     Raises:
-        InputError: the folder holds no run.
-        StoreError: it cannot be written.
+        InputError: The folder holds no run.
+        StoreError: It cannot be written.
     """
     return write_page([Path(run_dir)], Path(run_dir) / "report.html")
 
@@ -39,8 +39,8 @@ def write_page(run_dirs: Sequence[Path], output: Path) -> Path:
     """Writes one page on several runs, a comparison on top.
 
     Raises:
-        InputError: no folder is given, or one holds no run.
-        StoreError: the page cannot be written.
+        InputError: No folder is given, or one holds no run.
+        StoreError: The page cannot be written.
     """
     if not run_dirs:
         raise InputError("run_dirs is empty; name one run directory or more")

@@ -48,7 +48,7 @@ def share(right: int, n: int) -> Estimate:
     """A share with Wilson's interval; of nothing, 0 with [0, 1].
 
     Raises:
-        InputError: not 0 ≤ right ≤ n.
+        InputError: Not 0 ≤ right ≤ n.
     """
     if not 0 <= right <= n:
         raise InputError(f"right={right} of n={n} is no share; it must lie in [0, n]")
@@ -66,7 +66,7 @@ def mean(values: Sequence[float]) -> Estimate:
     Paired differences are means: pass the differences.
 
     Raises:
-        InputError: there is no value.
+        InputError: There is no value.
     """
     if not values:
         raise InputError("a mean of no values was asked for; give at least one")

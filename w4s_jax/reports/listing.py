@@ -18,17 +18,33 @@ _BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL | r
 _SOLVER = re.compile(r"^(?:async\s+)?def\s+solver\s*\(", re.MULTILINE)
 
 
-def started_from(turns: Sequence[Turn], number: int) -> str:
-    """Code of the workflow that was current before turn `number`; empty where the records do not hold it.
+def parents_of(turns: Sequence[Turn], number: int) -> tuple[str, ...]:
+    """Names of the workflows that turn `number` was made from; where its record names none, that of W4S's chain."""
+    parents = turns[number].parents
+    return chain_parents(turns, number) if parents is None else parents
 
-    It is the last one chosen; before any was, the first seed, which is the first
-    workflow that the opening prompt shows.
-    """
+
+def chain_parents(turns: Sequence[Turn], number: int) -> tuple[str, ...]:
+    """Name of the last workflow chosen before turn `number`, or `seed` before any was."""
     for turn in reversed(turns[:number]):
         if turn.chosen is not None:
-            return turn.candidates[turn.chosen].code
-    opening = turns[0].messages[0].content if turns[0].messages else ""
-    return next((m.group(1) for m in _BLOCK.finditer(opening) if _SOLVER.search(m.group(1))), "")
+            return (turn.key.of_candidate(turn.chosen).name,)
+    return ("seed",)
+
+
+def started_from(turns: Sequence[Turn], number: int) -> str:
+    """Code of the first workflow that turn `number` was made from; empty where the records do not hold it.
+
+    A seed stands in the turn's opening prompt: under its name, or as the first workflow there.
+    """
+    parent = next(iter(parents_of(turns, number)), "")
+    for turn in turns[:number]:
+        for candidate in turn.candidates:
+            if turn.key.of_candidate(candidate.index).name == parent:
+                return candidate.code
+    opening = turns[number].messages[0].content if turns[number].messages else ""
+    named = opening.partition(f"## {parent}\n")[2] or opening
+    return next((m.group(1) for m in _BLOCK.finditer(named) if _SOLVER.search(m.group(1))), "")
 
 
 def unified_diff(before: str, after: str, before_name: str, after_name: str) -> list[str]:

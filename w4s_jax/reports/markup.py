@@ -36,8 +36,8 @@ def tag(name: str, /, *children: Child, **attributes: str | int | float | bool |
     """One element.
 
     Args:
-        name: of the element.
-        children: its content; text is escaped.
+        name: Of the element.
+        children: Its content; text is escaped.
         attributes: `class_` is `class`, `aria_label` is `aria-label`; None and False are left out.
 
     Example:

@@ -10,7 +10,7 @@ fixed view box about as wide as a phone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from w4s_jax.reports.intervals import Estimate
@@ -90,11 +90,11 @@ def curves(title: str, lines: Sequence[Curve], *, x_title: str, unit: bool = Fal
     """A figure of one or more curves.
 
     Args:
-        title: above it.
-        lines: with at least one point in all; intervals are drawn where they are finite.
-        x_title: below the axis.
-        unit: the y axis is [0, 1]; else it fits the values.
-        note: below the figure.
+        title: Above it.
+        lines: With at least one point in all; intervals are drawn where they are finite.
+        x_title: Below the axis.
+        unit: The y axis is [0, 1]; else it fits the values.
+        note: Below the figure.
     """
     points = [point for line in lines for point in line.points]
     frame, x_ticks, y_ticks = _axes(points, unit)
@@ -127,10 +127,15 @@ class PathTurn(NamedTuple):
     scores: Sequence[float | None]
     """By candidate; None where it did not run."""
     chosen: int | None
+    parents: Sequence[tuple[int, int]] = ()
+    """Turn and candidate of each workflow that it was made from; seeds are left out."""
 
 
 def path(turns: Sequence[PathTurn], seed: float | None) -> Markup:
-    """A search: every candidate a dot by turn and validation score, the chosen ones joined, broken ones crosses."""
+    """A search: every candidate a dot by turn and validation score, broken ones crosses.
+
+    The chosen one of each turn is joined to the workflows that the turn was made from.
+    """
     frame = _Frame(
         lambda x: _LEFT + (x + 0.5) / max(1, len(turns)) * (_WIDTH - _LEFT - _RIGHT),
         lambda y: _TOP + (1 - y) * (_HEIGHT - _TOP - _BOTTOM - 12),
@@ -138,7 +143,7 @@ def path(turns: Sequence[PathTurn], seed: float | None) -> Markup:
     width = 0.6 / max(1, *(len(turn.scores) for turn in turns))
     broken_y = frame.y(0) + 11
     dots: list[Markup] = []
-    chosen: list[str] = []
+    places: dict[tuple[int, int], str] = {}
     for number, turn in enumerate(turns):
         for index, score in enumerate(turn.scores):
             x = frame.x(number + (index - (len(turn.scores) - 1) / 2) * width)
@@ -146,8 +151,7 @@ def path(turns: Sequence[PathTurn], seed: float | None) -> Markup:
                 dots.append(tag("path", d=f"M{x - 3:.1f} {broken_y - 3:.1f}l6 6m0-6l-6 6", class_="cross"))
                 continue
             is_chosen = index == turn.chosen
-            if is_chosen:
-                chosen.append(f"{x:.1f},{frame.y(score):.1f}")
+            places[number, index] = f"{x:.1f},{frame.y(score):.1f}"
             dots.append(
                 tag("circle", cx=x, cy=frame.y(score), r=4 if is_chosen else 3, class_="on" if is_chosen else "off")
             )
@@ -156,9 +160,20 @@ def path(turns: Sequence[PathTurn], seed: float | None) -> Markup:
     said = f"Validation results of {sum(len(t.scores) for t in turns)} candidates in {len(turns)} turns"
     return tag(
         "svg", [_horizontal(frame, v) for v in (0.0, 0.5, 1.0)], seeds,
-        tag("polyline", points=" ".join(chosen)), dots, ticks,
+        _edges(turns, places), dots, ticks,
         viewBox=f"0 0 {_WIDTH} {_HEIGHT}", class_="path", role="img", aria_label=said,
     )  # fmt: skip
+
+
+def _edges(turns: Sequence[PathTurn], places: Mapping[tuple[int, int], str]) -> list[Markup]:
+    """A line to the chosen candidate of each turn from every workflow that the turn was made from."""
+    return [
+        tag("polyline", points=f"{places[parent]} {places[number, turn.chosen]}")
+        for number, turn in enumerate(turns)
+        if turn.chosen is not None and (number, turn.chosen) in places
+        for parent in turn.parents
+        if parent in places
+    ]
 
 
 # --- axes ---------------------------------------------------------------------

@@ -99,7 +99,7 @@ def read_run(run_dir: Path) -> RunRecord:
     """Reads a run directory.
 
     Raises:
-        InputError: there is no such folder, or nothing of a run is in it.
+        InputError: There is no such folder, or nothing of a run is in it.
     """
     if not run_dir.is_dir():
         raise InputError(f"run directory {run_dir} is not a folder; give the --run_dir of a run")

@@ -190,9 +190,9 @@ def forest(rows: Sequence[tuple[str, Sequence[Mark]]], name: str, titles: Sequen
     """A table with a dot-and-interval plot in every row.
 
     Args:
-        rows: a name and its estimates, drawn together.
-        name: title of the first column.
-        titles: of the columns of numbers; an estimate stands in the column of its title, or, if there
+        rows: A name and its estimates, drawn together.
+        name: Title of the first column.
+        titles: Of the columns of numbers; an estimate stands in the column of its title, or, if there
             is one column alone, in that.
     """
     body = []

@@ -60,7 +60,7 @@ def read_spending(path: Path) -> Spending:
     """Reads the sums of `calls.sqlite`; a running process may hold it.
 
     Raises:
-        StoreError: it is missing or cannot be read.
+        StoreError: It is missing or cannot be read.
     """
     if not path.exists():
         raise StoreError(f"{path.name}: is not in the run directory; on a pod it stays on its host's own disk")

@@ -72,10 +72,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Child]], *, class_: str =
     """A table whose first column names the row.
 
     Args:
-        head: titles of the columns; on a narrow screen each stands beside its value.
-        rows: cells.
-        class_: of the table.
-        foot: the last row is a sum.
+        head: Titles of the columns; on a narrow screen each stands beside its value.
+        rows: Cells.
+        class_: Of the table.
+        foot: The last row is a sum.
     """
     body = [
         tag(

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from w4s_jax.reports.findings import running
-from w4s_jax.reports.listing import bounded, code_block, diff_block, started_from
+from w4s_jax.reports.listing import bounded, chain_parents, code_block, diff_block, parents_of, started_from
 from w4s_jax.reports.markup import Child, Markup, joined, tag
 from w4s_jax.reports.plots import PathTurn, bar, legend_of, path
 from w4s_jax.reports.record import Phase, RunRecord
@@ -156,13 +156,29 @@ def _search(run: RunRecord, search: Trajectory, listings: dict[TurnKey, Markup],
             class_="quiet",
         ),
     )
-    drawing = tag("figure", path([_path_turn(turn) for turn in search.turns], seed))
+    drawing = tag("figure", path([_path_turn(search.turns, number) for number in range(len(search.turns))], seed))
     turns = [_turn(search, turn, listings) for turn in search.turns]
     return folded(title, drawing, turns, class_="search", open_=open_)
 
 
-def _path_turn(turn: Turn) -> PathTurn:
-    return PathTurn([c.score if c.status is CandidateStatus.OK else None for c in turn.candidates], turn.chosen)
+def _path_turn(turns: Sequence[Turn], number: int) -> PathTurn:
+    turn = turns[number]
+    scores = [c.score if c.status is CandidateStatus.OK else None for c in turn.candidates]
+    return PathTurn(scores, turn.chosen, _candidates_named(parents_of(turns, number)))
+
+
+def _candidates_named(names: Sequence[str]) -> list[tuple[int, int]]:
+    """Turn and candidate of each name that is one of a candidate."""
+    keys = [key for name in names if (key := TurnKey.parse(name)) is not None]
+    return [(key.turn, key.candidate) for key in keys if key.candidate is not None]
+
+
+def _origin(turns: Sequence[Turn], number: int) -> str:
+    """What a turn was made from, where that is not what W4S's chain would have been made from."""
+    parents = parents_of(turns, number)
+    if _candidates_named(parents) == _candidates_named(chain_parents(turns, number)):
+        return ""
+    return f", made from {', '.join(parents) or 'nothing'}"
 
 
 def _turn(search: Trajectory, turn: Turn, listings: dict[TurnKey, Markup]) -> Markup:
@@ -171,7 +187,7 @@ def _turn(search: Trajectory, turn: Turn, listings: dict[TurnKey, Markup]) -> Ma
         _candidate(turn, candidate, listings.get(turn.key.of_candidate(candidate.index)))
         for candidate in turn.candidates
     ]
-    return joined(tag("h4", f"Turn {turn.turn}{end}"), rows)
+    return joined(tag("h4", f"Turn {turn.turn}{_origin(search.turns, turn.turn)}{end}"), rows)
 
 
 def _candidate(turn: Turn, candidate: Candidate, listing: Markup | None) -> Markup:
@@ -201,8 +217,7 @@ def _verdict(candidate: Candidate, chosen: bool) -> Markup:
 def _listing(search: Trajectory, turn: Turn, candidate: Candidate) -> Markup:
     """What a candidate said, its change against the workflow it started from, and its code."""
     before = started_from(search.turns, turn.turn)
-    origin = next((t for t in reversed(search.turns[: turn.turn]) if t.chosen is not None), None)
-    before_name = "seed" if origin is None else origin.key.of_candidate(origin.chosen or 0).name
+    before_name = next(iter(parents_of(search.turns, turn.turn)), "seed")
     name = turn.key.of_candidate(candidate.index).name
     content: list[Child] = []
     if candidate.feedback is not None and candidate.feedback.symptoms:

@@ -1,5 +1,5 @@
-"""Rollouts: workflows are evaluated, turns collected, records stored.
+"""Rollouts: workflows are evaluated, sampled actions become candidates, turns are recorded.
 
-plan → rounds → collect → candidates → evaluate ⇄ memo      (what runs)
-                   └────→ store ⇄ records                   (what lasts)
+plan → candidates → evaluate ⇄ memo      (what runs)
+        └────→ store ⇄ records           (what lasts)
 """

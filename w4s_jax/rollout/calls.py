@@ -34,10 +34,10 @@ class ItemCalls:
         """Starts at nothing.
 
         Args:
-            executor: answers the calls.
-            context: of the item; the sample index is set for each call.
-            max_choices: most choices, over all calls.
-            max_tokens: most completion tokens a choice, whatever the workflow asks for.
+            executor: Answers the calls.
+            context: Of the item; the sample index is set for each call.
+            max_choices: Most choices, over all calls.
+            max_tokens: Most completion tokens a choice, whatever the workflow asks for.
         """
         self._executor = executor
         self._context = context
@@ -55,8 +55,8 @@ class ItemCalls:
         """Answers one call of the workflow; the number of earlier equal ones is its sample index.
 
         Raises:
-            CallRefusedError: the item has asked for too much; the workflow sees the message.
-            BudgetExceededError, ExecutorError: we broke.
+            CallRefusedError: The item has asked for too much; the workflow sees the message.
+            BudgetExceededError, ExecutorError: We broke.
         """
         allowed = self._max_choices
         if call.n < 1 or self._choices + call.n > allowed:

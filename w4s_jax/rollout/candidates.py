@@ -72,14 +72,14 @@ class CandidateEvaluator:
         """Returns the evaluated candidate, or the skipped one with its reason.
 
         Args:
-            context: what `sample` was sampled from.
-            sample: the action.
-            key: that the action was drawn with.
-            on: the items to try it on.
+            context: What `sample` was sampled from.
+            sample: The action.
+            key: That the action was drawn with.
+            on: The items to try it on.
 
         Raises:
-            ExecutorError, SandboxError: we broke, `retries` + 1 times.
-            BudgetExceededError: a cap left no room; finished items are remembered.
+            ExecutorError, SandboxError: We broke, `retries` + 1 times.
+            BudgetExceededError: A cap left no room; finished items are remembered.
         """
         for attempt in range(self.retries):
             try:
@@ -150,7 +150,7 @@ class CandidateEvaluator:
         """The action after one repair; unchanged where the reply cannot be read.
 
         Raises:
-            InputError: the side dialogue does not fit the model.
+            InputError: The side dialogue does not fit the model.
         """
         side = self.policy.extend(context, sample, self.template.repair(verdict.error, verdict.traceback))
         reply = (await self.policy.sample(side, [key], self.sampling))[0]

@@ -127,11 +127,11 @@ class Evaluator:
         """Joins a model, a sandbox and a memory of outcomes.
 
         Args:
-            executor: answers the workflows' calls, metered and budgeted.
-            sandbox: runs the workflows.
-            memo: where outcomes are remembered; None starts an empty one in memory.
-            options: limits; None takes the defaults.
-            grading: runs the graders' programs, with the packages of their tasks; None takes `sandbox`.
+            executor: Answers the workflows' calls, metered and budgeted.
+            sandbox: Runs the workflows.
+            memo: Where outcomes are remembered; None starts an empty one in memory.
+            options: Limits; None takes the defaults.
+            grading: Runs the graders' programs, with the packages of their tasks; None takes `sandbox`.
         """
         self.executor = executor
         self.sandbox = sandbox
@@ -162,19 +162,19 @@ class Evaluator:
         item is started; those in flight are finished and remembered, because they are paid.
 
         Args:
-            workflow: code that is not trusted.
-            task: grades the answers.
-            items: items of `split`, in the order of the outcomes.
-            split: named in the evaluation and in the memo.
-            purpose: what the calls are booked under.
-            repetition: number of a repeated evaluation; others draw other samples.
+            workflow: Code that is not trusted.
+            task: Grades the answers.
+            items: Items of `split`, in the order of the outcomes.
+            split: Named in the evaluation and in the memo.
+            purpose: What the calls are booked under.
+            repetition: Number of a repeated evaluation; others draw other samples.
             progress: Called with every outcome as it comes.
-            partial: turn a failure of ours into outcomes `not_evaluated` that carry its text.
+            partial: Turn a failure of ours into outcomes `not_evaluated` that carry its text.
 
         Raises:
-            BudgetExceededError: a cap left no room; finished items are remembered.
-            ExecutorError: the executor stayed unreachable.
-            SandboxError: the sandbox could not run an item.
+            BudgetExceededError: A cap left no room; finished items are remembered.
+            ExecutorError: The executor stayed unreachable.
+            SandboxError: The sandbox could not run an item.
         """
         request = _Request(workflow=workflow, task=task, split=split, purpose=purpose, repetition=repetition)
         limit = _FailureLimit(allowed=_PARTIAL_FAILURES if partial else 0)
@@ -206,7 +206,7 @@ class Evaluator:
         """Tries a workflow on one validation item; its outcome is remembered for the evaluation that follows.
 
         Raises:
-            BudgetExceededError, ExecutorError, SandboxError: as `evaluate`.
+            BudgetExceededError, ExecutorError, SandboxError: As `evaluate`.
         """
         request = _Request(
             workflow=workflow, task=task, split=Split.VALIDATION, purpose=Purpose.OPTIMISATION, repetition=0

@@ -74,7 +74,7 @@ class OutcomeMemo:
             path: SQLite file, created where it is missing; None keeps the memo in memory.
 
         Raises:
-            StoreError: the file cannot be opened or is not a memo.
+            StoreError: The file cannot be opened or is not a memo.
         """
         self._path = path
         self._known: dict[MemoKey, Remembered] = {}
@@ -104,8 +104,8 @@ class OutcomeMemo:
         """Returns the remembered outcome, that of the run in flight, or that of a new `run`.
 
         Raises:
-            StoreError: the file cannot be read or written.
-            Exception: whatever `run` raises, to all who wait for it; nothing is remembered then.
+            StoreError: The file cannot be read or written.
+            Exception: Whatever `run` raises, to all who wait for it; nothing is remembered then.
         """
         known = self.get(key)
         if known is not None:

@@ -44,13 +44,13 @@ def plan_round(*, seed: int, round_: int, tasks: Sequence[str], trajectories: in
     Every round has an order of its own, so that no task is always dealt the remainder.
 
     Args:
-        seed: of the run.
+        seed: Of the run.
         round_: 0 before training, r in round r.
-        tasks: names; their order does not matter.
-        trajectories: how many are planned.
+        tasks: Names; their order does not matter.
+        trajectories: How many are planned.
 
     Raises:
-        InputError: no task, a task named twice, or no trajectory.
+        InputError: No task, a task named twice, or no trajectory.
     """
     if not tasks or len(set(tasks)) != len(tasks):
         raise InputError(f"tasks={','.join(tasks)!r} is not allowed; name one task or more, each once")

@@ -4,7 +4,7 @@ Turn → **encode_turn** → line of trajectories.jsonl → **decode_turn** → 
 
 The keys are read by other programs and are stable; a change of their meaning raises
 `SCHEMA_VERSION`. Version 1 said `accuracy` for the mean of the task's own metric and
-`workflow` for source; its records are read where the share of items at 1.0 can be told
+`workflow` for source; its records are read where the share of items at 1.0 can be derived
 from them, and are refused elsewhere.
 """
 
@@ -35,7 +35,7 @@ def encode_turn(turn: Turn) -> bytes:
     """The record of a turn, ASCII, with its newline.
 
     Raises:
-        StoreError: a number is not finite.
+        StoreError: A number is not finite.
     """
     record = {
         "schema_version": SCHEMA_VERSION,
@@ -47,6 +47,7 @@ def encode_turn(turn: Turn) -> bytes:
         "prompt_ids": turn.prompt_ids,
         "candidates": [_candidate_record(candidate) for candidate in turn.candidates],
         "chosen": turn.chosen,
+        "parents": turn.parents,
     }
     try:
         return json.dumps(record, allow_nan=False).encode("ascii") + b"\n"
@@ -61,7 +62,7 @@ def decode_turn(line: bytes, where: str) -> Turn:
     """Reads a record.
 
     Args:
-        line: one line of the file.
+        line: One line of the file.
         where: `file:line`, for errors.
 
     Raises:
@@ -113,6 +114,7 @@ def _turn(record: Mapping[str, Any]) -> Turn:
         prompt_ids=tuple(record["prompt_ids"]),
         candidates=candidates,
         chosen=chosen,
+        parents=None if record.get("parents") is None else tuple(record["parents"]),
     )
 
 

@@ -36,10 +36,10 @@ class SegmentStore:
         """Opens or creates the folder.
 
         Args:
-            folder: a path, or `gs://…`, that every host sees.
+            folder: A path, or `gs://…`, that every host sees.
 
         Raises:
-            StoreError: it cannot be created or listed.
+            StoreError: It cannot be created or listed.
         """
         self._folder = epath.Path(folder)
         self._turns: dict[TurnKey, Turn] = {}
@@ -55,7 +55,7 @@ class SegmentStore:
         """Reads the segments that have appeared since; returns how many.
 
         Raises:
-            StoreError: a segment is corrupt or is not what its name says.
+            StoreError: A segment is corrupt or is not what its name says.
         """
         with named_store_errors(self._folder, "listed"):
             names = sorted(path.name for path in self._folder.iterdir())
@@ -73,7 +73,7 @@ class SegmentStore:
         """Writes a finished turn as a segment.
 
         Raises:
-            StoreError: it is stored already, comes before an earlier one of its trajectory, or cannot be written.
+            StoreError: It is stored already, comes before an earlier one of its trajectory, or cannot be written.
         """
         key, name = turn.key, turn.key.trajectory_name
         path = self._folder / f"{key.name}{_SUFFIX}"
@@ -105,7 +105,7 @@ class SegmentStore:
         """One trajectory with the turns it has, as of the last `refresh`.
 
         Raises:
-            StoreError: it has none.
+            StoreError: It has none.
         """
         turns = self.finished_turns(round_, index)
         if not turns:
@@ -148,7 +148,7 @@ class PublishedStore:
         """Gives each what only the other has, as a kill may come between two writes.
 
         Raises:
-            StoreError: either cannot be written.
+            StoreError: Either cannot be written.
         """
         self._store, self._segments = store, segments
         segments.merge(store)
@@ -160,7 +160,7 @@ class PublishedStore:
         """Stores a finished turn, then publishes it.
 
         Raises:
-            StoreError: as `TrajectoryStore.append` and `SegmentStore.append`.
+            StoreError: As `TrajectoryStore.append` and `SegmentStore.append`.
         """
         self._store.append(turn)
         self._segments.append(turn)

@@ -18,7 +18,7 @@ import os
 from collections.abc import Container, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 from w4s_jax.errors import named_errors
 from w4s_jax.files import sync_folder
@@ -28,6 +28,20 @@ from w4s_jax.types import StoreError, Trajectory, Turn, TurnKey
 _LOG = logging.getLogger(__name__)
 
 FILE_NAME = "trajectories.jsonl"
+
+
+class TurnStore(Protocol):
+    """Where finished turns last: a `TrajectoryStore`, or the stores of `segments` where there are many hosts."""
+
+    def append(self, turn: Turn) -> None:
+        """Makes a finished turn last.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+
+    def finished_turns(self, round_: int, trajectory: int) -> tuple[Turn, ...]:
+        """The turns of one trajectory, in order."""
 
 
 class _Place(NamedTuple):
@@ -52,7 +66,7 @@ class TrajectoryStore:
         """Opens or creates the file, locks it and cuts off a torn last line.
 
         Raises:
-            StoreError: it cannot be opened, another process holds it, or a line is corrupt.
+            StoreError: It cannot be opened, another process holds it, or a line is corrupt.
         """
         self.path = Path(path)
         self.recovered_bytes = 0
@@ -87,7 +101,7 @@ class TrajectoryStore:
         """Writes a finished turn and syncs it to disk.
 
         Raises:
-            StoreError: the turn is stored already, comes before an earlier one of its trajectory,
+            StoreError: The turn is stored already, comes before an earlier one of its trajectory,
                 holds a number that is not finite, or cannot be written (disk full); what was
                 stored before is kept, and nothing half-written is left to be believed.
         """
@@ -181,13 +195,13 @@ def read_trajectories(paths: Iterable[Path | str]) -> list[Trajectory]:
     """Reads stored trajectories, as `--trajectories` names them; the files are not changed.
 
     Args:
-        paths: files, or run directories that hold `trajectories.jsonl`.
+        paths: Files, or run directories that hold `trajectories.jsonl`.
 
     Returns:
         Trajectories, file by file, by round and planned number; a torn last line is left out with a note.
 
     Raises:
-        StoreError: a file is missing, empty of finished turns, or has a corrupt line.
+        StoreError: A file is missing, empty of finished turns, or has a corrupt line.
     """
     return [trajectory for path in paths for trajectory in _read_file(Path(path))]
 

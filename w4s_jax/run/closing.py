@@ -16,10 +16,10 @@ from typing import Any
 from w4s_jax.concurrency import finish_all
 from w4s_jax.mdp import best_tried
 from w4s_jax.reports.intervals import Estimate, bounded_mean, mean, share
-from w4s_jax.rollout.collect import SearchTask
 from w4s_jax.run.artifacts import Chosen
 from w4s_jax.run.environment import Environment
 from w4s_jax.run.progress import Progress
+from w4s_jax.search.task import SearchTask
 from w4s_jax.types import BINARY_METRICS, Evaluated, Evaluation, ItemOutcome, ItemStatus, Purpose, Split, Trajectory
 
 

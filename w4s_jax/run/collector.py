@@ -1,6 +1,6 @@
 """What every search with a meta-agent shares, whoever the meta-agent is.
 
-RunConfig → **search_tasks, collector** → rlao, search
+RunConfig → **search_tasks, engine** → rlao, search
 """
 
 from __future__ import annotations
@@ -8,10 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from w4s_jax.concurrency import finish_all
-from w4s_jax.rollout.collect import CollectOptions, Collector, SearchTask, open_search_task
 from w4s_jax.run.environment import Environment
 from w4s_jax.run.meta_agent import make_template
 from w4s_jax.run.progress import Progress
+from w4s_jax.search.base import SearchOptions
+from w4s_jax.search.engine import SearchEngine
+from w4s_jax.search.registry import STRATEGIES
+from w4s_jax.search.task import SearchTask, open_search_task
+from w4s_jax.search.w4s import W4SStrategy
 from w4s_jax.types import Policy, Split
 
 
@@ -35,16 +39,19 @@ async def open_search_tasks(environment: Environment, names: Iterable[str]) -> d
     return {search_task.task.name: search_task for search_task in search_tasks}
 
 
-def make_collector(policy: Policy, environment: Environment, num_turns: int) -> Collector:
-    """A collector with the options of the run.
+def make_engine(
+    policy: Policy, environment: Environment, num_turns: int, strategy: str = W4SStrategy.name
+) -> SearchEngine:
+    """A search engine with the options of the run.
 
     Args:
         policy: The meta-agent.
         environment: Of the run.
         num_turns: Turns of a trajectory.
+        strategy: By name; trajectories to train on are W4S's.
     """
     config = environment.config
-    options = CollectOptions(
+    options = SearchOptions(
         num_candidates=config.search.num_candidates,
         num_turns=num_turns,
         turns_in_context=config.search.turns_in_context,
@@ -52,4 +59,4 @@ def make_collector(policy: Policy, environment: Environment, num_turns: int) -> 
         sampling=config.meta_agent.sampling,
         reward=config.search.reward_config,
     )
-    return Collector(policy, make_template(config), environment.evaluator, options)
+    return SearchEngine(STRATEGIES[strategy], policy, make_template(config), environment.evaluator, options)

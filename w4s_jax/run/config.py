@@ -14,11 +14,11 @@ import dataclasses
 from w4s_jax.executor.client import CALL_TIMEOUT_SECONDS
 from w4s_jax.executor.metered import MeteredOptions
 from w4s_jax.mdp import RewardConfig, RewardKind
-from w4s_jax.rollout.collect import CollectOptions
 from w4s_jax.rollout.evaluate import EvaluationOptions
 from w4s_jax.run.options import names_of, option
 from w4s_jax.sandbox import DEFAULT_PACKAGES
-from w4s_jax.search.base import StopRules
+from w4s_jax.search.base import SearchOptions, StopRules
+from w4s_jax.search.registry import STRATEGIES
 from w4s_jax.search.w4s import W4SStrategy
 from w4s_jax.tasks.custom import SCORERS, CustomFormat
 from w4s_jax.tasks.splits import NAMES
@@ -36,7 +36,7 @@ from w4s_jax.types import InputError, SamplingOptions
 
 DTYPES = ("float32", "bfloat16")
 
-_collect, _evaluation, _metered, _reward = CollectOptions(), EvaluationOptions(), MeteredOptions(), RewardConfig()
+_search, _evaluation, _metered, _reward = SearchOptions(), EvaluationOptions(), MeteredOptions(), RewardConfig()
 _format, _sampling, _stop = CustomFormat(), SamplingOptions(), StopRules()
 _learner, _loss, _optimizer = LearnerConfig(), LossConfig(), OptimizerConfig()
 
@@ -106,10 +106,10 @@ class MetaAgentConfig:
 class SearchConfig:
     """The Markov decision process of one trajectory, and when a search ends."""
 
-    num_candidates: int = option(_collect.num_candidates, "m, actions sampled a turn.", least=1)
-    num_turns: int = option(_collect.num_turns, "Turns of a trajectory.", least=1)
-    turns_in_context: int = option(_collect.turns_in_context, "Turns of one dialogue.", least=1)
-    max_repairs: int = option(_collect.max_repairs, "Repairs of one action.", least=0)
+    num_candidates: int = option(_search.num_candidates, "m, actions sampled a turn.", least=1)
+    num_turns: int = option(_search.num_turns, "Turns of a trajectory.", least=1)
+    turns_in_context: int = option(_search.turns_in_context, "Turns of one dialogue.", least=1)
+    max_repairs: int = option(_search.max_repairs, "Repairs of one action.", least=0)
     reward: str = option(str(_reward.kind), "Definition of the reward.", choices=tuple(RewardKind))
     reward_best: float = option(_reward.best, "Reward of a score above the best.")
     reward_improved: float = option(_reward.improved, "Reward of one above the current workflow's alone.")
@@ -134,7 +134,7 @@ class SearchConfig:
 class OptimizeConfig:
     """A search for the best workflow of a task: how, until when, and whether test is opened."""
 
-    strategy: str = option(W4SStrategy.name, "How to search.", choices=(W4SStrategy.name,))
+    strategy: str = option(W4SStrategy.name, "How to search.", choices=tuple(STRATEGIES))
     patience: int = option(
         _stop.patience, "Stop after so many turns without a better workflow (0: never).", least=0, decides_results=False
     )

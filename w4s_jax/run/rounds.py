@@ -15,17 +15,18 @@ import functools
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
 from w4s_jax.policy.local import LocalPolicy
-from w4s_jax.rollout.collect import Collector, SearchTask
 from w4s_jax.rollout.plan import PlannedTrajectory, keyed_number, plan_round
-from w4s_jax.rollout.rounds import TurnStore, collect_round
-from w4s_jax.rollout.store import TrajectoryStore
-from w4s_jax.run.collector import make_collector
+from w4s_jax.rollout.store import TrajectoryStore, TurnStore
+from w4s_jax.run.collector import make_engine
 from w4s_jax.run.config import RunConfig
 from w4s_jax.run.directory import RunDirectory
 from w4s_jax.run.environment import Environment
 from w4s_jax.run.metrics import MetricsLog, round_values, step_values
 from w4s_jax.run.progress import Progress
 from w4s_jax.run.training import Training
+from w4s_jax.search.engine import SearchEngine
+from w4s_jax.search.rounds import collect_round
+from w4s_jax.search.task import SearchTask
 from w4s_jax.training.learner import StepRecord
 from w4s_jax.types import Trajectory, Turn
 
@@ -63,9 +64,9 @@ async def search(run: TrainingRun, label: str, round_: int) -> list[Trajectory]:
     """One search a task to evaluate on, with the meta-agent as it is."""
     config = run.config
     plan = plan_round(seed=config.seed, round_=round_, tasks=run.eval_names, trajectories=len(run.eval_names))
-    collector = make_collector(run.policy, run.environment, config.training.eval_num_turns or config.search.num_turns)
-    with Progress(f"search {label} training (turns)", len(plan) * collector.options.num_turns) as progress:
-        async with contextlib.aclosing(_collected(run, collector, plan, progress)) as stream:
+    engine = make_engine(run.policy, run.environment, config.training.eval_num_turns or config.search.num_turns)
+    with Progress(f"search {label} training (turns)", len(plan) * engine.options.num_turns) as progress:
+        async with contextlib.aclosing(_collected(run, engine, plan, progress)) as stream:
             return [trajectory async for trajectory in stream]
 
 
@@ -75,9 +76,9 @@ async def train_round(run: TrainingRun, round_: int) -> None:
     run.policy.set_params(run.training.sampling_variables())
     trajectories_per_round, num_turns = config.training.trajectories_per_round, config.search.num_turns
     plan = plan_round(seed=config.seed, round_=round_, tasks=run.train_names, trajectories=trajectories_per_round)
-    collector = make_collector(run.policy, run.environment, num_turns)
+    engine = make_engine(run.policy, run.environment, num_turns)
     with Progress(f"round {round_}/{run.last_round} (turns)", len(plan) * num_turns) as progress:
-        async with contextlib.aclosing(_collected(run, collector, plan, progress)) as stream:
+        async with contextlib.aclosing(_collected(run, engine, plan, progress)) as stream:
             trajectories, steps = [], []
             async for trajectory in stream:
                 trajectories.append(trajectory)
@@ -123,7 +124,7 @@ async def learn(run: TrainingRun, round_: int, steps: Iterable[Step], progress: 
 
 
 def _collected(
-    run: TrainingRun, collector: Collector, plan: Sequence[PlannedTrajectory], progress: Progress
+    run: TrainingRun, engine: SearchEngine, plan: Sequence[PlannedTrajectory], progress: Progress
 ) -> AsyncGenerator[Trajectory]:
     for planned in plan:
         progress.advance(len(run.store.finished_turns(planned.round, planned.index)))
@@ -132,7 +133,7 @@ def _collected(
         progress.advance(calls=run.environment.calls.summary().total.calls)
 
     return collect_round(
-        collector,
+        engine,
         plan,
         run.search_tasks,
         run.turns,

@@ -20,12 +20,11 @@ from typing import Any
 
 from w4s_jax.executor.base import Backend
 from w4s_jax.reports.html import write_report
-from w4s_jax.rollout.collect import SearchTask
 from w4s_jax.rollout.plan import PlannedTrajectory
 from w4s_jax.rollout.store import TrajectoryStore
 from w4s_jax.run import closing, worst_case
 from w4s_jax.run.artifacts import Chosen, write_workflows
-from w4s_jax.run.collector import make_collector, open_search_tasks
+from w4s_jax.run.collector import make_engine, open_search_tasks
 from w4s_jax.run.config import OPTIMIZE_OPTIONS, RunConfig, SearchConfig, TaskConfig
 from w4s_jax.run.directory import MAY_CHANGE_ON_RESUME, RunDirectory, versions
 from w4s_jax.run.environment import Environment, open_environment
@@ -35,11 +34,12 @@ from w4s_jax.run.progress import Progress, note
 from w4s_jax.run.runner import Runner
 from w4s_jax.run.search_summary import Searched, format_search, summary_json
 from w4s_jax.run.tasks import format_source, load_tasks, refuse_other_data, tasks_record
-from w4s_jax.search.base import SearchEnd, SearchResult, StopRules, Strategy
-from w4s_jax.search.w4s import W4SStrategy
+from w4s_jax.search.base import SearchEnd, SearchResult, StopRules
+from w4s_jax.search.engine import SearchEngine
+from w4s_jax.search.task import SearchTask
 from w4s_jax.tasks.base import SealedTask
 from w4s_jax.tasks.registry import expand_tasks
-from w4s_jax.types import BudgetExceededError, InputError, Policy, Split, Turn
+from w4s_jax.types import BudgetExceededError, InputError, Split, Turn
 
 DEFAULTS = RunConfig(
     run_dir="runs/optimize",
@@ -156,13 +156,8 @@ def most_expensive(config: RunConfig, tasks: Mapping[str, SealedTask]) -> dict[s
     return worst_case.worst_case(config, runs, worst_case.calls_of_meta_agent(config, len(tasks)))
 
 
-def make_strategy(environment: Environment, policy: Policy) -> Strategy:
-    """The strategy of `--strategy`."""
-    return W4SStrategy(make_collector(policy, environment, environment.config.search.num_turns))
-
-
 async def search_all(
-    run: SearchRun, strategy: Strategy, search_tasks: Mapping[str, SearchTask]
+    run: SearchRun, engine: SearchEngine, search_tasks: Mapping[str, SearchTask]
 ) -> BudgetExceededError | None:
     """One search a task, one after another; after each turn the files are written anew.
 
@@ -170,19 +165,19 @@ async def search_all(
         The cap that ended them, if one did.
 
     Raises:
-        InputError, ExecutorError, SandboxError, StoreError: As `Strategy.search`.
+        InputError, ExecutorError, SandboxError, StoreError: As `SearchEngine.search`.
     """
     exceeded: BudgetExceededError | None = None
     for index, search_task in enumerate(search_tasks.values()):
         if exceeded is None:
-            exceeded = await search_one(run, strategy, search_task, index)
+            exceeded = await search_one(run, engine, search_task, index)
         else:
             run.keep(search_task, SearchResult(search_task.start, run.store.finished_turns(0, index), SearchEnd.BUDGET))
     return exceeded
 
 
 async def search_one(
-    run: SearchRun, strategy: Strategy, search_task: SearchTask, index: int
+    run: SearchRun, engine: SearchEngine, search_task: SearchTask, index: int
 ) -> BudgetExceededError | None:
     """The search on one task; see `search_all`."""
     rules, name = stop_rules(run.config), search_task.task.name
@@ -190,20 +185,17 @@ async def search_one(
     stored = len(run.store.finished_turns(0, index))
     with Progress(f"search on {name} (turns)", max(rules.num_turns, stored)) as progress:
 
-        def so_far(stopped_by: SearchEnd | None = None) -> SearchResult:
-            return SearchResult(search_task.start, run.store.finished_turns(0, index), stopped_by)
+        def so_far() -> SearchResult:
+            return SearchResult(search_task.start, run.store.finished_turns(0, index), None)
 
         def on_turn(turn: Turn) -> None:
             run.keep(search_task, found := so_far())
             progress.advance(best=f"{found.best.feedback.score:.3f}")
 
         progress.advance(stored, best=f"{so_far().best.feedback.score:.3f}")
-        try:
-            run.keep(search_task, await strategy.search(search_task, planned, run.store, rules, on_turn))
-        except BudgetExceededError as error:
-            run.keep(search_task, so_far(SearchEnd.BUDGET))
-            return error
-    return None
+        found = await engine.search(search_task, planned, run.store, rules, on_turn)
+        run.keep(search_task, found)
+    return found.exceeded
 
 
 async def test_all(environment: Environment, searched: Sequence[Searched]) -> list[closing.Result]:
@@ -285,7 +277,8 @@ async def run_search(
             )
         if not directory.summary.exists():
             run.write([])
-        exceeded = await search_all(run, make_strategy(environment, policy), search_tasks)
+        engine = make_engine(policy, environment, config.search.num_turns, config.optimize.strategy)
+        exceeded = await search_all(run, engine, search_tasks)
         results: list[closing.Result] = []
         same = tested == {one.task: one.found.best.workflow.digest for one in run.searched.values()}
         if (test or same) and exceeded is None:  # what was measured before is remembered and costs nothing

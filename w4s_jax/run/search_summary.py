@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from w4s_jax.mdp import all_tried, best_tried
-from w4s_jax.rollout.collect import SearchTask
 from w4s_jax.run import closing
 from w4s_jax.run.artifacts import file_stems, format_test, format_validation
 from w4s_jax.run.directory import RunDirectory
 from w4s_jax.run.environment import Environment
 from w4s_jax.run.summary import SIMULATED_EXECUTOR, SUMMARY_SCHEMA_VERSION, format_paths, format_spent, spent_json
 from w4s_jax.search.base import SearchResult
+from w4s_jax.search.task import SearchTask
 from w4s_jax.types import CandidateStatus, Evaluated
 
 _KEPT = 3

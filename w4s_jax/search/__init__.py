@@ -1,4 +1,4 @@
 """Searches: look for the best workflow of one task with the meta-agent at hand.
 
-SearchTask, meta-agent → **Strategy** → turns (stored at once) → SearchResult
+SearchTask, meta-agent → **SearchEngine** ⇄ Strategy → turns (stored at once) → SearchResult
 """

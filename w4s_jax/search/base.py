@@ -1,25 +1,49 @@
-"""What every search is: a strategy, rules that end it, what it found.
+"""What every search is given and what it leaves: options, rules that end it, its result.
 
-SearchTask → **Strategy.search** → Turn, … → TurnStore; StopRules → **SearchResult**
-
-A strategy spends, sees validation items alone and writes every finished turn into the
-store before it goes on, so that a search which was stopped, by a cap or a kill, goes
-on as if it had never stopped. A new strategy is one module beside `w4s` and one line
-in `experiments/optimize.py`.
+SearchOptions, StopRules → SearchEngine → Turn, … → **SearchResult**
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from w4s_jax.mdp import best_tried, history
-from w4s_jax.rollout.collect import OnTurn, SearchTask
-from w4s_jax.rollout.plan import PlannedTrajectory
-from w4s_jax.rollout.rounds import TurnStore
-from w4s_jax.types import Evaluated, InputError, State, Turn
+from w4s_jax.mdp import RewardConfig, best_tried, history
+from w4s_jax.types import BudgetExceededError, Evaluated, InputError, SamplingOptions, State, Turn
+
+OnTurn = Callable[[Turn], None]
+"""Called with every finished turn at once; what it raises ends the search."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """How a search takes its turns; all but `retries` decide results.
+
+    Example:
+        >>> SearchOptions(num_turns=10).turns_in_context
+        2
+    """
+
+    num_candidates: int = 5
+    """m: actions sampled a turn."""
+    num_turns: int = 2
+    """Turns of a search where no other rule ends it; 10 is usual when optimising."""
+    turns_in_context: int = 2
+    """Turns of a dialogue before a fresh one opens from the current state, where a strategy has dialogues."""
+    max_repairs: int = 3
+    max_cases: int = 10
+    """Most cases that feedback shows."""
+    sampling: SamplingOptions = dataclasses.field(default_factory=SamplingOptions)
+    reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
+    retries: int = 1
+    """How often a candidate is begun again after a failure of ours."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_candidates", 1), ("num_turns", 1), ("turns_in_context", 1), ("max_repairs", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name}={getattr(self, name)} is not allowed; give at least {least}")
 
 
 class SearchEnd(enum.StrEnum):
@@ -59,7 +83,7 @@ class StopRules:
 
         Args:
             start: s_1, whose seeds count as tried.
-            turns: finished ones, in order.
+            turns: Finished ones, in order.
         """
         best = [state.best_score for state in history(start, turns)]
         if self.target is not None and best[-1] >= self.target:
@@ -76,33 +100,10 @@ class SearchResult(NamedTuple):
     turns: tuple[Turn, ...]
     stopped_by: SearchEnd | None
     """None while it goes on."""
+    exceeded: BudgetExceededError | None = None
+    """The cap that ended it, where one did; the same search goes on with a higher one."""
 
     @property
     def best(self) -> Evaluated:
         """The best by validation of all that was tried, seeds included; its score is optimistic."""
         return best_tried(self.start, self.turns)
-
-
-class Strategy(Protocol):
-    """A way to look for a workflow."""
-
-    name: str
-    """As `--strategy` names it."""
-
-    async def search(
-        self, search_task: SearchTask, planned: PlannedTrajectory, store: TurnStore, rules: StopRules, on_turn: OnTurn
-    ) -> SearchResult:
-        """Looks until a rule ends it; turns that are stored already are taken from the store.
-
-        Args:
-            search_task: The task with its evaluated seeds.
-            planned: number and seed of the search.
-            store: takes every finished turn at once.
-            rules: when to end.
-            on_turn: Called with every new turn after it is stored.
-
-        Raises:
-            BudgetExceededError: a cap left no room; finished turns are stored.
-            InputError: a prompt does not fit the model, or the stored turns are of another search.
-            ExecutorError, SandboxError, StoreError: we broke.
-        """

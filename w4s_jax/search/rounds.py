@@ -13,27 +13,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Protocol
 
-from w4s_jax.rollout.collect import Collector, OnTurn, SearchTask
 from w4s_jax.rollout.plan import PlannedTrajectory
+from w4s_jax.rollout.store import TurnStore
+from w4s_jax.search.base import OnTurn
+from w4s_jax.search.engine import SearchEngine
+from w4s_jax.search.task import SearchTask
 from w4s_jax.types import BudgetExceededError, InputError, Trajectory, Turn
 
 _LOG = logging.getLogger(__name__)
 
 
-class TurnStore(Protocol):
-    """Where finished turns last: a `TrajectoryStore`, or the `SegmentStore` of many hosts."""
-
-    def append(self, turn: Turn) -> None:
-        """Makes a finished turn last."""
-
-    def finished_turns(self, round_: int, trajectory: int) -> tuple[Turn, ...]:
-        """The turns of one trajectory, in order."""
-
-
 async def collect_round(
-    collector: Collector,
+    engine: SearchEngine,
     plan: Sequence[PlannedTrajectory],
     search_tasks: Mapping[str, SearchTask],
     store: TurnStore,
@@ -47,25 +39,25 @@ async def collect_round(
     turns are in the store. Close it (`contextlib.aclosing`) where a loop may be left early.
 
     Args:
-        collector: collects one trajectory.
-        plan: in the order to yield.
-        search_tasks: by the name of the task.
-        store: takes every finished turn at once, and gives those of an earlier run.
-        in_flight: most trajectories at a time; decides no result.
+        engine: Collects one trajectory.
+        plan: In the order to yield.
+        search_tasks: By the name of the task.
+        store: Takes every finished turn at once, and gives those of an earlier run.
+        in_flight: Most trajectories at a time; decides no result.
         on_turn: Called with every new turn after it is stored.
 
     Yields:
         Finished trajectories, in planned order.
 
     Raises:
-        InputError: a planned task was not opened.
-        BudgetExceededError: a cap left no room; the same plan goes on later.
-        ExecutorError, SandboxError, StoreError: we broke.
+        InputError: A planned task was not opened.
+        BudgetExceededError: A cap left no room; the same plan goes on later.
+        ExecutorError, SandboxError, StoreError: We broke.
     """
     unknown = [planned.task for planned in plan if planned.task not in search_tasks]
     if unknown:
         raise InputError(f"task {unknown[0]!r} of the plan was not opened; open {', '.join(sorted(set(unknown)))}")
-    supervisor = _Supervisor(collector, search_tasks, store, in_flight, on_turn)
+    supervisor = _Supervisor(engine, search_tasks, store, in_flight, on_turn)
     tasks = [asyncio.create_task(supervisor.run(planned), name=planned.name) for planned in plan]
     try:
         for task in tasks:
@@ -85,7 +77,7 @@ class _Supervisor:
 
     def __init__(
         self,
-        collector: Collector,
+        engine: SearchEngine,
         search_tasks: Mapping[str, SearchTask],
         store: TurnStore,
         in_flight: int,
@@ -93,7 +85,7 @@ class _Supervisor:
     ) -> None:
         if in_flight < 1:
             raise InputError(f"in_flight={in_flight} is not allowed; give at least 1")
-        self._collector = collector
+        self._engine = engine
         self._search_tasks = search_tasks
         self._store = store
         self._on_turn = on_turn
@@ -106,7 +98,7 @@ class _Supervisor:
             if self.failure is not None:
                 raise self.failure
             try:
-                return await self._collector.collect_trajectory(
+                return await self._engine.collect_trajectory(
                     self._search_tasks[planned.task],
                     planned,
                     finished_turns=self._store.finished_turns(planned.round, planned.index),

@@ -17,9 +17,12 @@ from rollout_fakes import (
 )
 
 from w4s_jax.mdp import RewardConfig, RewardKind
-from w4s_jax.rollout.collect import CollectOptions, Collector, open_search_task
 from w4s_jax.rollout.evaluate import EvaluationOptions, Evaluator
 from w4s_jax.rollout.plan import PlannedTrajectory
+from w4s_jax.search.base import SearchOptions
+from w4s_jax.search.engine import SearchEngine
+from w4s_jax.search.task import open_search_task
+from w4s_jax.search.w4s import W4SStrategy
 from w4s_jax.types import (
     BudgetExceededError,
     CandidateStatus,
@@ -44,12 +47,12 @@ class Scene:
             self.executor, self.sandbox, options=EvaluationOptions(concurrency=concurrency, max_calls_per_item=8)
         )
         chosen = {"num_candidates": 3, "num_turns": 2, **options}
-        self.collector = Collector(self.policy, PlainTemplate(), self.evaluator, CollectOptions(**chosen))
+        self.engine = SearchEngine(W4SStrategy, self.policy, PlainTemplate(), self.evaluator, SearchOptions(**chosen))
 
     async def collect(self, **options):
         self.search_task = await open_search_task(self.evaluator, self.task, seed=5)
         self.sandbox.runs.clear()
-        return await self.collector.collect_trajectory(self.search_task, PLANNED, **options)
+        return await self.engine.collect_trajectory(self.search_task, PLANNED, **options)
 
 
 def by_candidate(*texts):
@@ -199,7 +202,7 @@ async def test_a_failure_of_ours_is_tried_again_and_leaves_no_trace():
     shaky = Scene(scene.policy.script)
     search_task = await open_search_task(shaky.evaluator, shaky.task, seed=5)
     shaky.sandbox.failures = 1
-    assert await shaky.collector.collect_trajectory(search_task, PLANNED) == expected
+    assert await shaky.engine.collect_trajectory(search_task, PLANNED) == expected
 
 
 async def test_a_candidate_that_fails_by_us_is_failed_and_never_rewarded():
@@ -230,7 +233,7 @@ async def test_a_turn_whose_every_candidate_fails_by_us_is_no_turn():
     search_task = await open_search_task(scene.evaluator, scene.task)
     sandbox.failures = 1000
     with pytest.raises(SandboxError):
-        await scene.collector.collect_trajectory(search_task, PLANNED, on_turn=turns.append)
+        await scene.engine.collect_trajectory(search_task, PLANNED, on_turn=turns.append)
     assert turns == []
 
 
@@ -344,4 +347,4 @@ async def test_a_trajectory_of_another_task_is_refused():
 def test_options_that_allow_nothing_are_refused():
     for bad in ({"num_candidates": 0}, {"num_turns": 0}, {"turns_in_context": 0}, {"max_repairs": -1}):
         with pytest.raises(InputError, match=next(iter(bad))):
-            CollectOptions(**bad)
+            SearchOptions(**bad)

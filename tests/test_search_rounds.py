@@ -6,11 +6,14 @@ import contextlib
 import pytest
 from rollout_fakes import FakeExecutor, FakePolicy, FakeSandbox, FakeTask, PlainTemplate, action, lively
 
-from w4s_jax.rollout.collect import CollectOptions, Collector, open_search_task
 from w4s_jax.rollout.evaluate import EvaluationOptions, Evaluator
 from w4s_jax.rollout.plan import PlannedTrajectory, keyed_choice, plan_round
-from w4s_jax.rollout.rounds import collect_round
 from w4s_jax.rollout.store import TrajectoryStore
+from w4s_jax.search.base import SearchOptions
+from w4s_jax.search.engine import SearchEngine
+from w4s_jax.search.rounds import collect_round
+from w4s_jax.search.task import open_search_task
+from w4s_jax.search.w4s import W4SStrategy
 from w4s_jax.types import BudgetExceededError, InputError, StoreError
 
 
@@ -18,16 +21,17 @@ def make(policy, executor=None, sandbox=None, **options):
     evaluator = Evaluator(
         executor or FakeExecutor(), sandbox or FakeSandbox(), options=EvaluationOptions(concurrency=8)
     )
-    return evaluator, Collector(policy, PlainTemplate(), evaluator, CollectOptions(num_candidates=2, **options))
+    options = SearchOptions(num_candidates=2, **options)
+    return evaluator, SearchEngine(W4SStrategy, policy, PlainTemplate(), evaluator, options)
 
 
 async def collected(
     policy, plan, path, *, executor=None, sandbox=None, in_flight=4, on_turn=None, into=None, **options
 ):
-    evaluator, collector = make(policy, executor, sandbox, **options)
+    evaluator, engine = make(policy, executor, sandbox, **options)
     search_tasks = {name: await open_search_task(evaluator, FakeTask(name=name)) for name in ("a", "b")}
     with TrajectoryStore(path) as store:
-        rounds = collect_round(collector, plan, search_tasks, store, in_flight=in_flight, on_turn=on_turn)
+        rounds = collect_round(engine, plan, search_tasks, store, in_flight=in_flight, on_turn=on_turn)
         found = [] if into is None else into
         async for trajectory in rounds:
             found.append(trajectory)
@@ -95,12 +99,10 @@ async def test_a_finished_trajectory_is_handed_on_while_later_ones_still_run(tmp
                 await gate.wait()
             return await super().sample(context, keys, options)
 
-    evaluator, collector = make(Gated(lively))
+    evaluator, engine = make(Gated(lively))
     search_tasks = {name: await open_search_task(evaluator, FakeTask(name=name)) for name in ("a", "b")}
     with TrajectoryStore(tmp_path / "t.jsonl") as store:
-        async with contextlib.aclosing(
-            collect_round(collector, make_plan(4), search_tasks, store, in_flight=8)
-        ) as rounds:
+        async with contextlib.aclosing(collect_round(engine, make_plan(4), search_tasks, store, in_flight=8)) as rounds:
             assert (await asyncio.wait_for(anext(rounds), 5)).index == 0
             gate.set()
             assert [t.index async for t in rounds] == [1, 2, 3]
@@ -167,10 +169,10 @@ async def test_the_first_failure_stops_the_round_once_those_in_flight_are_stored
             return await super().sample(context, keys, options)
 
     path = tmp_path / "t.jsonl"
-    evaluator, collector = make(Failing(lively, jitter=0.01))
+    evaluator, engine = make(Failing(lively, jitter=0.01))
     search_tasks = {name: await open_search_task(evaluator, FakeTask(name=name)) for name in ("a", "b")}
     with TrajectoryStore(path) as store:
-        rounds = collect_round(collector, make_plan(), search_tasks, store, in_flight=3)
+        rounds = collect_round(engine, make_plan(), search_tasks, store, in_flight=3)
         assert (await anext(rounds)).index == 0
         with pytest.raises(RuntimeError, match="a bug"):
             await anext(rounds)
@@ -211,13 +213,11 @@ async def test_a_cancellation_keeps_finished_turns_and_leaves_nothing_running(tm
 
 
 async def test_leaving_the_loop_early_leaves_nothing_running(tmp_path):
-    evaluator, collector = make(FakePolicy(lively, jitter=0.005))
+    evaluator, engine = make(FakePolicy(lively, jitter=0.005))
     search_tasks = {name: await open_search_task(evaluator, FakeTask(name=name)) for name in ("a", "b")}
     others = asyncio.all_tasks()
     with TrajectoryStore(tmp_path / "t.jsonl") as store:
-        async with contextlib.aclosing(
-            collect_round(collector, make_plan(), search_tasks, store, in_flight=8)
-        ) as rounds:
+        async with contextlib.aclosing(collect_round(engine, make_plan(), search_tasks, store, in_flight=8)) as rounds:
             async for _ in rounds:
                 break
     assert asyncio.all_tasks() == others
