@@ -34,6 +34,7 @@ import jax.numpy as jnp
 from benchmarks.tree_attention import dialogue_of, tree_of
 from benchmarks.tree_vs_rows import CANDIDATES, SMALL
 from w4s_jax.policy.config import PRESETS, ModelConfig
+from w4s_jax.policy.config_json import to_hf
 from w4s_jax.policy.lora import LoraConfig
 from w4s_jax.policy.sharding import make_mesh
 from w4s_jax.policy.transformer import Transformer
@@ -105,7 +106,7 @@ def torch_rows(given: argparse.Namespace) -> Result:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    shape = config_of(given.model).to_hf()
+    shape = to_hf(config_of(given.model))
     config = AutoConfig.for_model(shape.pop("model_type"), **shape)
     dtype = torch.bfloat16 if given.dtype == "bfloat16" else torch.float32
     with torch.device(device):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from tiny_policy import FAMILIES
 
-from w4s_jax.policy.config import PRESETS, Family, LayerKind, LinearRopeScaling, Llama3RopeScaling, ModelConfig
+from w4s_jax.policy.config import PRESETS, Family, LayerKind, LinearRopeScaling, Llama3RopeScaling
+from w4s_jax.policy.config_json import from_hf, to_hf
 from w4s_jax.policy.rope import inverse_frequencies
 from w4s_jax.policy.transformer import param_shapes
 from w4s_jax.types import InputError
@@ -96,8 +97,8 @@ def test_a_preset_has_the_published_number_of_parameters(name):
 
 
 def test_a_published_config_of_transformers_4_is_read():
-    assert ModelConfig.from_hf(QWEN25_CODER_7B) == PRESETS["Qwen2.5-Coder-7B"]
-    assert ModelConfig.from_hf(GEMMA3_1B) == PRESETS["Gemma-3-1B"]
+    assert from_hf(QWEN25_CODER_7B) == PRESETS["Qwen2.5-Coder-7B"]
+    assert from_hf(GEMMA3_1B) == PRESETS["Gemma-3-1B"]
     global_layers = [layer for layer, kind in enumerate(PRESETS["Gemma-3-1B"].layer_kinds) if kind is LayerKind.GLOBAL]
     assert global_layers == [5, 11, 17, 23]
 
@@ -110,16 +111,16 @@ def test_the_rope_keys_of_transformers_4_and_5_mean_the_same():
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
     }
-    neither = PRESETS["Llama-3.1-8B"].to_hf()
+    neither = to_hf(PRESETS["Llama-3.1-8B"])
     del neither["rope_theta"], neither["rope_scaling"], neither["rope_parameters"]
-    old = ModelConfig.from_hf(neither | {"rope_theta": 500000.0, "rope_scaling": scaling})
-    new = ModelConfig.from_hf(neither | {"rope_parameters": scaling | {"rope_theta": 500000.0}})
+    old = from_hf(neither | {"rope_theta": 500000.0, "rope_scaling": scaling})
+    new = from_hf(neither | {"rope_parameters": scaling | {"rope_theta": 500000.0}})
     assert old == new == PRESETS["Llama-3.1-8B"]
 
 
 @pytest.mark.parametrize("config", [*PRESETS.values(), *FAMILIES.values()])
 def test_writing_and_reading_a_config_is_the_identity(config):
-    assert ModelConfig.from_hf(json.loads(json.dumps(config.to_hf()))) == config
+    assert from_hf(json.loads(json.dumps(to_hf(config)))) == config
 
 
 @pytest.mark.parametrize(
@@ -143,23 +144,23 @@ def test_writing_and_reading_a_config_is_the_identity(config):
 )
 def test_what_changes_the_maths_and_is_not_implemented_is_refused_by_name(change, named):
     with pytest.raises(InputError, match=named):
-        ModelConfig.from_hf(QWEN25_CODER_7B | change)
+        from_hf(QWEN25_CODER_7B | change)
 
 
 @pytest.mark.parametrize("key", ["hidden_size", "vocab_size", "num_key_value_heads"])
 def test_a_missing_size_is_named_and_not_guessed(key):
     with pytest.raises(InputError, match=key):
-        ModelConfig.from_hf({k: v for k, v in QWEN25_CODER_7B.items() if k != key})
+        from_hf({k: v for k, v in QWEN25_CODER_7B.items() if k != key})
 
 
 def test_a_window_without_a_switch_counts_as_in_use():
     config = {k: v for k, v in QWEN25_CODER_7B.items() if k != "use_sliding_window"}
     with pytest.raises(InputError, match="sliding_window"):
-        ModelConfig.from_hf(config)
+        from_hf(config)
 
 
 def test_a_family_is_stored_and_one_that_is_not_known_is_refused_by_name():
-    assert ModelConfig.from_hf(QWEN25_CODER_7B).family is Family.QWEN2
+    assert from_hf(QWEN25_CODER_7B).family is Family.QWEN2
     with pytest.raises(
         InputError, match="family='mistral' is not supported; allowed: qwen2, qwen3, llama, gemma3_text"
     ):
@@ -181,7 +182,7 @@ def test_a_family_is_stored_and_one_that_is_not_known_is_refused_by_name():
 )
 def test_what_changes_the_maths_of_gemma_is_refused_by_name(change, named):
     with pytest.raises(InputError, match=named):
-        ModelConfig.from_hf(GEMMA3_1B | change)
+        from_hf(GEMMA3_1B | change)
 
 
 def test_local_layers_of_a_family_without_any_are_refused():
@@ -191,14 +192,14 @@ def test_local_layers_of_a_family_without_any_are_refused():
 
 
 def test_the_rotation_of_global_layers_alone_is_scaled_in_the_keys_of_transformers_4_and_5():
-    old = ModelConfig.from_hf(GEMMA3_1B | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}})
+    old = from_hf(GEMMA3_1B | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}})
     assert (old.rope_scaling, old.rope_theta, old.local_rope_theta) == (LinearRopeScaling(factor=8.0), 1e6, 1e4)
     without = {k: v for k, v in GEMMA3_1B.items() if not k.startswith("rope_")}
     ropes = {
         "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
         "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
     }
-    assert ModelConfig.from_hf(without | {"rope_parameters": ropes}) == old
+    assert from_hf(without | {"rope_parameters": ropes}) == old
     np.testing.assert_allclose(
         inverse_frequencies(4, 100.0, LinearRopeScaling(factor=8.0)), [1 / 8, 0.1 / 8], rtol=1e-6
     )
@@ -218,7 +219,7 @@ def test_the_rotation_of_global_layers_alone_is_scaled_in_the_keys_of_transforme
     ids=lambda keys: next(iter(keys)),
 )
 def test_keys_that_published_checkpoints_carry_and_that_change_nothing_are_read_over(harmless):
-    assert ModelConfig.from_hf(QWEN25_CODER_7B | harmless) == PRESETS["Qwen2.5-Coder-7B"]
+    assert from_hf(QWEN25_CODER_7B | harmless) == PRESETS["Qwen2.5-Coder-7B"]
 
 
 def test_an_odd_head_is_refused():
@@ -239,6 +240,6 @@ def test_every_recorded_config_is_read():
     folders = sorted(pathlib.Path(__file__).parent.glob("data/parity/*/config.json"))
     assert len(folders) == 6
     for path in folders:
-        config = ModelConfig.from_hf(json.loads(path.read_text()))
+        config = from_hf(json.loads(path.read_text()))
         assert path.parent.name.startswith(config.family)
         assert config.tie_embeddings == path.parent.name.endswith("_tied")

@@ -1,6 +1,6 @@
 """The shape of a decoder: everything that decides its maths.
 
-config.json → config_json → **ModelConfig** → parameters · transformer · hf · sharding
+config_json → **ModelConfig** → parameters · transformer · hf · sharding
 """
 
 from __future__ import annotations
@@ -8,9 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
-from w4s_jax.policy import config_json
 from w4s_jax.policy.families import (
     TRAITS,
     Family,
@@ -126,19 +124,6 @@ class ModelConfig:
             "head_dim": self.head_dim,
             "mlp": self.mlp_dim,
         }[axis]
-
-    @classmethod
-    def from_hf(cls, config: Mapping[str, Any]) -> ModelConfig:
-        """Reads the content of a `config.json`, of transformers 4 or 5.
-
-        Raises:
-            InputError: An unknown family or key, or a known key with a value that is not implemented.
-        """
-        return cls(**config_json.read(config))
-
-    def to_hf(self) -> dict[str, Any]:
-        """The content of a `config.json` that transformers 4 and 5 read alike."""
-        return config_json.write(self)
 
 
 def _qwen25(layers: int, embed: int, heads: int, kv_heads: int, mlp: int, *, tied: bool, vocab: int) -> ModelConfig:

@@ -1,6 +1,6 @@
 """A Hugging Face `config.json` as the fields of a ModelConfig, and back.
 
-config.json → **read** → ModelConfig → **write** → config.json
+config.json → **from_hf** → ModelConfig → **to_hf** → config.json
 
 Every key is either read, checked to have the one value that the decoder implements, or listed as without effect on the
 logits; any other key is refused by name, because a silently ignored key is a silently wrong model.
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from w4s_jax.policy.config import ModelConfig
 from w4s_jax.policy.families import (
     TRAITS,
     Family,
@@ -22,9 +23,6 @@ from w4s_jax.policy.families import (
     Traits,
 )
 from w4s_jax.types import InputError
-
-if TYPE_CHECKING:
-    from w4s_jax.policy.config import ModelConfig
 
 Json = dict[str, Any]
 
@@ -70,8 +68,8 @@ _NO_OPS = frozenset({
 """Keys without effect on the logits: token ids, labels, storage and the bookkeeping of tools that write such files."""
 
 
-def read(config: Mapping[str, Any]) -> Json:
-    """The fields of the `ModelConfig` that a `config.json` of transformers 4 or 5 describes.
+def from_hf(config: Mapping[str, Any]) -> ModelConfig:
+    """The decoder that a `config.json` of transformers 4 or 5 describes.
 
     Args:
         config: Its content.
@@ -101,13 +99,13 @@ def read(config: Mapping[str, Any]) -> Json:
     if "max_position_embeddings" in config:
         fields["max_positions"] = int(config["max_position_embeddings"])
     if traits.has_windows:
-        return fields | _windows(config, fields)
+        return ModelConfig(**fields, **_windows(config, fields))
     _check_sliding_window(config)
     fields["rope_theta"], fields["rope_scaling"] = _rope(config, config.get("rope_parameters"), 10_000.0)
-    return fields
+    return ModelConfig(**fields)
 
 
-def write(config: ModelConfig) -> Json:
+def to_hf(config: ModelConfig) -> Json:
     """The content of a `config.json` that transformers 4 and 5 read alike."""
     traits = config.traits
     rope: Json = {"rope_theta": config.rope_theta, **_scaling_to_hf(config.rope_scaling)}

@@ -31,6 +31,7 @@ from safetensors.numpy import save_file
 
 from w4s_jax.policy import sharding
 from w4s_jax.policy.config import ModelConfig
+from w4s_jax.policy.config_json import from_hf, to_hf
 from w4s_jax.policy.parameters import Leaf, leaves
 from w4s_jax.policy.transformer import param_shapes
 from w4s_jax.types import CheckpointError, InputError
@@ -66,7 +67,7 @@ def load_config(path: str | os.PathLike[str]) -> ModelConfig:
     Raises:
         InputError: The file is missing, is no JSON object, or describes what is not implemented.
     """
-    return ModelConfig.from_hf(_read_json(pathlib.Path(path) / "config.json"))
+    return from_hf(_read_json(pathlib.Path(path) / "config.json"))
 
 
 def load_checkpoint(
@@ -295,7 +296,7 @@ def _write_configs(
         generation = _read_json(stored) if stored is not None and stored.exists() else {}
     ids = {key: generation[key] for key in _TOKEN_IDS if key in generation}
     name = np.dtype(dtype).name
-    _write_json(folder / "config.json", config.to_hf() | ids | {"torch_dtype": name})
+    _write_json(folder / "config.json", to_hf(config) | ids | {"torch_dtype": name})
     _write_json(folder / "generation_config.json", dict(generation))
     if source is not None:
         for file in TOKENIZER_FILES:
