@@ -114,7 +114,7 @@ def mean_nll(logits, tokens):
 
 
 def linen_step(tokens, positions):
-    model = Transformer(config=CONFIG, remat="full")
+    model = Transformer(config=CONFIG, remat="full", compute_dtype="float32")
     variables = jax.jit(init_variables, static_argnums=0)(model, jax.random.key(0))
 
     def loss(params, tokens):

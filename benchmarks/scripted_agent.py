@@ -85,7 +85,9 @@ def write_scripted_agent(folder: Path, *, seed: int = 0) -> Path:
             family=Family.QWEN3,  # for Qwen2 folders transformers puts a pre-tokenizer of its own in place of ours
             max_positions=MAX_POSITIONS,
         )
-        params = init_variables(Transformer(config=config), jax.random.key(seed))["params"]
+        params = init_variables(
+            Transformer(config=config, compute_dtype="float32", remat="none"), jax.random.key(seed)
+        )["params"]
         save_checkpoint(
             folder,
             config,

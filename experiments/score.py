@@ -59,6 +59,7 @@ def main() -> None:
         compute_dtype=jnp.dtype(device.compute_dtype),
         param_dtype=jnp.dtype(device.param_dtype),
         mesh=mesh,
+        remat="none",
     )
     logprobs = [None, *map(float, token_logprobs(model, loaded.merged, ids, mesh)[1:])]
     total = math.fsum(x for x in logprobs if x is not None)

@@ -173,7 +173,7 @@ def model_config(vocab_size: int, num_layers: int, embed_dim: int) -> ModelConfi
 def train(chat: Chat, config: ModelConfig) -> PyTree:
     """Supervised training on fresh dialogues; returns the `params` collection."""
     steps, batch = _STEPS.value, _BATCH.value
-    model = Transformer(config=config)
+    model = Transformer(config=config, compute_dtype="float32", remat="none")
     optimizer = OptimizerConfig(
         learning_rate=_RATE.value, schedule_name="cosine", warmup_steps=steps // 20, total_steps=steps
     )

@@ -41,7 +41,7 @@ NOBODY = DrawKey(seed=0, round=0, trajectory=0, turn=0, candidate=0, attempt=0)
 
 @pytest.fixture(scope="module")
 def model():
-    return Transformer(config=MODEL)
+    return Transformer(config=MODEL, compute_dtype="float32", remat="none")
 
 
 @pytest.fixture(scope="module")
@@ -165,11 +165,13 @@ def test_a_model_with_sliding_windows_samples_as_its_plain_forward_pass_says(spe
     """A window of 5, prompts and actions beyond it, blocks of 8: some are behind the window, others partly."""
     kinds = (LayerKind.LOCAL, LayerKind.GLOBAL)
     config = dataclasses.replace(MODEL, family=Family.GEMMA3, layer_kinds=kinds, window=5, query_scale=12.0)
-    plain, rng = Transformer(config=config), np.random.default_rng(0)
+    plain, rng = Transformer(config=config, compute_dtype="float32", remat="none"), np.random.default_rng(0)
     variables = jax.tree.map(lambda x: 0.2 * rng.standard_normal(x.shape).astype(np.float32), param_shapes(config))
     mesh = sharding.make_mesh(spec) if spec else None
     placed = variables if mesh is None else jax.device_put(variables, sharding.shardings(variables, mesh))
-    generator = Generator(Transformer(config=config, mesh=mesh), placed, SHAPES, stop_ids=())
+    generator = Generator(
+        Transformer(config=config, mesh=mesh, compute_dtype="float32", remat="none"), placed, SHAPES, stop_ids=()
+    )
     requests = [request(length) for length in (1, 4, 17, 28)]
     for asked, actions in zip(requests, generator.generate(requests), strict=True):
         for action in actions:
@@ -325,11 +327,11 @@ def test_what_does_not_fit_is_refused_with_the_numbers(generator, model, variabl
     with pytest.raises(InputError, match="part outside"):
         generator.submit(request(3)._replace(keys=[NOBODY._replace(seed=-1)]))
     with pytest.raises(InputError, match="cache_length=99999 exceeds the model's max_positions=32768"):
-        Generator(model, variables, GeneratorConfig(cache_length=99_999), stop_ids=())
+        Generator(model, variables, GeneratorConfig(**{**vars(SHAPES), "cache_length": 99_999}), stop_ids=())
     with pytest.raises(InputError, match="leaves no room for a prompt"):
-        GeneratorConfig(cache_length=16, max_new_tokens=16)
+        GeneratorConfig(**{**vars(SHAPES), "cache_length": 16, "max_new_tokens": 16})
     with pytest.raises(InputError, match="slots=0 is below 1"):
-        GeneratorConfig(slots=0)
+        GeneratorConfig(**{**vars(SHAPES), "slots": 0})
     with pytest.raises(InputError):  # nothing of a list with a bad request runs
         generator.generate([request(3), request(30)])
     assert generator.in_flight == 0
@@ -363,7 +365,9 @@ def test_parameters_change_between_requests_and_not_under_them(model, variables)
 def test_a_sharded_model_samples_what_one_device_samples(generator, variables):
     mesh = sharding.make_mesh("data=2,fsdp=2,tensor=2")
     placed = jax.device_put(variables, sharding.shardings(variables, mesh))
-    spread = Generator(Transformer(config=MODEL, mesh=mesh), placed, SHAPES, stop_ids=(END,))
+    spread = Generator(
+        Transformer(config=MODEL, mesh=mesh, compute_dtype="float32", remat="none"), placed, SHAPES, stop_ids=(END,)
+    )
     requests = [request(3 + 2 * i, seed=i, max_new_tokens=6) for i in range(5)]
     for ours, theirs in zip(spread.generate(requests), generator.generate(requests), strict=True):
         for a, b in zip(ours, theirs, strict=True):
@@ -374,7 +378,7 @@ def test_a_sharded_model_samples_what_one_device_samples(generator, variables):
 
 
 def test_casting_the_weights_once_changes_no_bit_of_a_bfloat16_model(variables):
-    model = Transformer(config=MODEL, compute_dtype=jnp.bfloat16)
+    model = Transformer(config=MODEL, compute_dtype=jnp.bfloat16, remat="none")
     cast = in_compute_dtype(variables, jnp.bfloat16)
     kept = [
         jax.tree_util.keystr(path) for path, x in jax.tree_util.tree_leaves_with_path(cast) if x.dtype == jnp.float32

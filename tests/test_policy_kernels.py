@@ -126,7 +126,7 @@ def test_only_full_rematerialisation_attends_twice(remat, forward):
         head_dim=16,
         mlp_dim=48,
     )
-    model = Transformer(config=config, remat=remat)
+    model = Transformer(config=config, remat=remat, compute_dtype="float32")
     tokens = jax.ShapeDtypeStruct((1, 128), jnp.int32)
 
     def gradient(variables, tokens):

@@ -29,7 +29,7 @@ def parts(chat):
     config = ModelConfig(
         vocab_size=chat.vocab_size, num_layers=1, embed_dim=8, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=8
     )
-    model = Transformer(config=config)
+    model = Transformer(config=config, compute_dtype="float32", remat="none")
     return model, jax.jit(init_variables, static_argnums=0)(model, jax.random.key(0))
 
 
@@ -155,7 +155,11 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused(chat, parts):
     config = ModelConfig(vocab_size=100, num_layers=1, embed_dim=8, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=8)
     shapes = GeneratorConfig(cache_length=16, max_new_tokens=4, slots=1, samples_per_slot=1)
     with pytest.raises(InputError, match="tiny has 303 ids, but the model's vocabulary is 100"):
-        LocalPolicy(chat, Generator(Transformer(config=config), parts[1], shapes, stop_ids=()), name="x")
+        LocalPolicy(
+            chat,
+            Generator(Transformer(config=config, compute_dtype="float32", remat="none"), parts[1], shapes, stop_ids=()),
+            name="x",
+        )
 
 
 async def test_the_policy_is_a_thin_shell_around_the_generator(policy):

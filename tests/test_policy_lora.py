@@ -15,7 +15,7 @@ TOKENS = draw_tokens(2, 7)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_merged_weights_compute_what_the_adapters_do(family):
     model, trained = make(family, lora=LORA)
-    plain = Transformer(config=FAMILIES[family])
+    plain = Transformer(config=FAMILIES[family], compute_dtype="float32", remat="none")
     merged = {"params": merge(trained["params"], trained["lora"], LORA)}
     through_adapters, through_weights = logits(model, trained, TOKENS), logits(plain, merged, TOKENS)
     np.testing.assert_allclose(through_adapters, through_weights, atol=2e-5)
@@ -28,7 +28,11 @@ def test_a_fresh_adapter_changes_nothing():
     layers = variables["lora"]["layers"]
     for adapter in layers.values():
         adapter["b"] = np.zeros_like(adapter["b"])  # as initialised
-    plain = logits(Transformer(config=FAMILIES["qwen2"]), {"params": variables["params"]}, TOKENS)
+    plain = logits(
+        Transformer(config=FAMILIES["qwen2"], compute_dtype="float32", remat="none"),
+        {"params": variables["params"]},
+        TOKENS,
+    )
     np.testing.assert_array_equal(logits(model, variables, TOKENS), plain)
 
 

@@ -37,7 +37,7 @@ TOKENS = draw_tokens(8, 6)
 
 def run(family, mesh=None):
     """Logits and gradients of a model with adapters, sharded over a mesh where one is given."""
-    model = Transformer(config=FAMILIES[family], lora=LORA, remat="full", mesh=mesh)
+    model = Transformer(config=FAMILIES[family], lora=LORA, remat="full", mesh=mesh, compute_dtype="float32")
     variables, tokens = draw_variables(model.config, LORA), TOKENS
     if mesh is not None:
         variables = jax.device_put(variables, shardings(variables, mesh))

@@ -24,7 +24,7 @@ from w4s_jax.types import InputError
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_gradient_flows_from_the_future(family):
     config = dataclasses.replace(FAMILIES[family], tie_embeddings=False)  # else every row of the table is an output
-    model = Transformer(config=config)
+    model = Transformer(config=config, compute_dtype="float32", remat="none")
     variables = draw_variables(config)
     tokens = np.arange(7, dtype=np.int32)[None]  # all different: a row of the table is a position
 
@@ -122,7 +122,7 @@ def test_full_rematerialisation_keeps_nothing_of_a_layer_but_its_input():
 
 def test_an_unknown_remat_policy_is_refused_with_the_known_ones():
     with pytest.raises(InputError, match="remat='some' is not known; allowed: none, full, attention, dots"):
-        init_variables(Transformer(config=FAMILIES["llama"], remat="some"), jax.random.key(0))
+        init_variables(Transformer(config=FAMILIES["llama"], remat="some", compute_dtype="float32"), jax.random.key(0))
 
 
 def test_shapes_are_known_without_allocating():
@@ -136,7 +136,9 @@ def test_shapes_are_known_without_allocating():
 
 def test_equal_keys_give_equal_parameters_and_layers_differ_from_one_another():
     init = jax.jit(init_variables, static_argnums=0)
-    model = Transformer(config=FAMILIES["llama"], lora=LoraConfig(rank=2, alpha=2.0))
+    model = Transformer(
+        config=FAMILIES["llama"], lora=LoraConfig(rank=2, alpha=2.0), compute_dtype="float32", remat="none"
+    )
     first, second = (init(model, jax.random.key(s)) for s in (0, 0))
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True))
     kernel = np.asarray(first["params"]["layers"]["gate"]["kernel"])
@@ -180,7 +182,7 @@ def test_the_embedding_of_a_token_that_stands_often_adds_up_in_float32():
 def test_a_bfloat16_model_adds_up_its_embedding_in_float32():
     """One token a thousand times; a sum in bfloat16 stands still long before its end."""
     config = dataclasses.replace(FAMILIES["qwen2"], tie_embeddings=False)
-    model = Transformer(config=config, param_dtype=jnp.bfloat16, compute_dtype=jnp.bfloat16)
+    model = Transformer(config=config, param_dtype=jnp.bfloat16, compute_dtype=jnp.bfloat16, remat="none")
     variables = init_variables(model, jax.random.key(0))
     tokens = jnp.zeros((1, 1000), jnp.int32)
 

@@ -44,7 +44,7 @@ SMALL = ModelConfig(
 def trainer(mesh="fsdp=4", **options):
     devices = jax.devices()[: math.prod(int(axis.split("=")[1]) for axis in mesh.split(","))]
     mesh = make_mesh(mesh, devices)
-    model = Transformer(config=SMALL, mesh=mesh, **options)
+    model = Transformer(config=SMALL, mesh=mesh, **{"compute_dtype": "float32", "remat": "none", **options})
     return Trainer(
         model=model, mesh=mesh, optimizer=OptimizerConfig(), attention=tree_attention_reference, loss_chunk=64
     )
@@ -140,7 +140,7 @@ def test_adapters_alone_have_moments_and_gradients():
 def test_a_sampler_holds_its_weights_in_the_compute_dtype_and_its_cache():
     config = GeneratorConfig(cache_length=128, max_new_tokens=32, slots=2, samples_per_slot=3, block=32)
     mesh = make_mesh("", jax.devices()[:1])
-    model = Transformer(config=SMALL, compute_dtype=jnp.bfloat16)
+    model = Transformer(config=SMALL, compute_dtype=jnp.bfloat16, remat="none")
     weights = 2 * sum(x.size for x in jax.tree.leaves(trainer().abstract_state.params))
     cache = 2 * 2 * 1 * 2 * (128 + 3 * 32) * SMALL.num_kv_heads * SMALL.head_dim
     memory = compile_sampler(model, config, mesh).memory
@@ -311,8 +311,10 @@ def test_a_decode_step_for_chips_that_are_not_there_copies_no_cache(topology, co
         pytest.skip(f"{compiler} is not installed (make aot)")
     config = PRESETS["Qwen2.5-Coder-0.5B"]
     mesh = host_mesh(Topology.parse(topology).devices(), config.num_kv_heads)
-    model = Transformer(config=config, compute_dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, mesh=mesh)
-    found = compile_sampler(model, GeneratorConfig(slots=8, cache_length=8192), mesh)
+    model = Transformer(config=config, compute_dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, mesh=mesh, remat="none")
+    found = compile_sampler(
+        model, GeneratorConfig(slots=8, cache_length=8192, max_new_tokens=4096, samples_per_slot=5), mesh
+    )
     slots, kv_heads = 8 // mesh.shape["data"], config.num_kv_heads // mesh.shape["tensor"]
     cache = 2 * 2 * config.num_layers * slots * kv_heads * (8192 + 5 * 4096) * config.head_dim
     assert found.memory < found.weights + 1.15 * cache + 2**27
@@ -341,7 +343,12 @@ def test_a_machine_that_says_nothing_of_its_memory_is_one_line(tmp_path, monkeyp
 
 def a_run(**changes):
     fields = {"name": "small", "optimizer": OptimizerConfig(), "row_length": 64, "rows_per_batch": 1}
-    fields |= {"model": Transformer(config=SMALL), "find_largest": False, "suggest_mesh": False, "mesh": "fsdp=8"}
+    fields |= {
+        "model": Transformer(config=SMALL, compute_dtype="float32", remat="none"),
+        "find_largest": False,
+        "suggest_mesh": False,
+        "mesh": "fsdp=8",
+    }
     return PreflightConfig(**fields | changes)
 
 

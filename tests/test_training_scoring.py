@@ -19,7 +19,7 @@ PARITY = pathlib.Path(__file__).parent / "data" / "parity"
 def load(name, spec="", devices=1):
     mesh = make_mesh(spec, jax.devices()[:devices])
     config, variables = load_checkpoint(PARITY / name, mesh)
-    return Transformer(config=config, mesh=mesh), variables, mesh
+    return Transformer(config=config, mesh=mesh, compute_dtype="float32", remat="none"), variables, mesh
 
 
 def recorded(name):

@@ -36,7 +36,7 @@ def variables(lora=None, param_dtype=jnp.float32):
 def trainer(mesh="data=1", optimizer=SGD, lora=None, param_dtype=jnp.float32):
     devices = int(np.prod([int(axis.split("=")[1]) for axis in mesh.split(",")]))
     return Trainer(
-        model=Transformer(config=CONFIG, lora=lora, param_dtype=param_dtype),
+        model=Transformer(config=CONFIG, lora=lora, param_dtype=param_dtype, compute_dtype="float32", remat="none"),
         mesh=make_mesh(mesh, jax.devices()[:devices]),
         optimizer=optimizer,
         loss_chunk=16,

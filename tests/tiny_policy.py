@@ -48,7 +48,7 @@ def draw_variables(config, lora=None, seed=0):
 
 def make(family="llama", **options):
     """A tiny model with its variables."""
-    model = Transformer(config=FAMILIES[family], **options)
+    model = Transformer(config=FAMILIES[family], **{"compute_dtype": "float32", "remat": "none", **options})
     return model, draw_variables(model.config, model.lora)
 
 

@@ -63,7 +63,7 @@ def logprobs_of(model):
 
 
 def our_logprobs(config, variables, lora=None):
-    model = Transformer(config=config, lora=lora)
+    model = Transformer(config=config, lora=lora, compute_dtype="float32", remat="none")
     lengths = jnp.full(len(TOKENS), TOKENS.shape[1])
 
     def attend(q, k, v, _, *window_size):
@@ -101,7 +101,7 @@ def test_peft_loads_our_adapters_with_equal_log_probabilities(name, tmp_path):
     model = theirs(name)
     model.save_pretrained(tmp_path / "base")
     config, variables = load_checkpoint(tmp_path / "base")
-    shapes = init_lora(Transformer(config=config, lora=LORA), jax.random.key(0))
+    shapes = init_lora(Transformer(config=config, lora=LORA, compute_dtype="float32", remat="none"), jax.random.key(0))
     rng = np.random.default_rng(1)
     adapters = jax.tree.map(lambda x: jnp.asarray(0.1 * rng.standard_normal(x.shape), jnp.float32), shapes)
     save_adapter(tmp_path / "adapter", adapters, LORA, str(tmp_path / "base"))

@@ -35,17 +35,17 @@ class GeneratorConfig:
     """The static shapes of a generator; they decide its memory and its compiled programs.
 
     Example:
-        >>> GeneratorConfig(cache_length=512, max_new_tokens=128).prompt_buckets
+        >>> GeneratorConfig(cache_length=512, max_new_tokens=128, slots=4, samples_per_slot=5).prompt_buckets
         (64, 128, 256, 512)
     """
 
-    cache_length: int = 8192
+    cache_length: int
     """The most tokens of a prompt and its action together."""
-    max_new_tokens: int = 4096
+    max_new_tokens: int
     """The most tokens of an action."""
-    slots: int = 16
+    slots: int
     """Prompts decoded at once."""
-    samples_per_slot: int = 5
+    samples_per_slot: int
     """Samples that share a prompt: `num_candidates`."""
     chunk: int = 16
     """The most decode steps between two looks at the queue."""
@@ -114,7 +114,7 @@ class Generator:
     """Samples from a model; for one thread at a time.
 
     Example:
-        >>> generator = Generator(model, variables, GeneratorConfig(), stop_ids=chat.stop_ids)  # doctest: +SKIP
+        >>> generator = Generator(model, variables, config, stop_ids=chat.stop_ids)  # doctest: +SKIP
         >>> key = DrawKey(seed=0, round=0, trajectory=0, turn=0, candidate=0, attempt=0)  # doctest: +SKIP
         >>> request = Request(chat.render(messages), [key], SamplingOptions())  # doctest: +SKIP
         >>> [[action]] = generator.generate([request])  # doctest: +SKIP

@@ -217,12 +217,12 @@ class Transformer(nn.Module):
     """
 
     config: ModelConfig
-    compute_dtype: DTypeLike = jnp.float32
+    compute_dtype: DTypeLike
     """Dtype of activations and matrix products; norms, RoPE, softmax and logits are float32."""
+    remat: str
+    """A key of `REMAT`."""
     param_dtype: DTypeLike = jnp.float32
     """Dtype in which the base is stored."""
-    remat: str = "none"
-    """A key of `REMAT`."""
     lora: LoraConfig | None = None
     mesh: Mesh | None = None
     """Where given, the residual stream is held to the batch sharding of `sharding.py`."""
@@ -329,6 +329,6 @@ def param_shapes(
     config: ModelConfig, param_dtype: DTypeLike = jnp.float32, lora: LoraConfig | None = None
 ) -> dict[str, PyTree]:
     """Shapes and dtypes of the variables of a model, without allocating any."""
-    model = Transformer(config=config, param_dtype=param_dtype, lora=lora)
+    model = Transformer(config=config, param_dtype=param_dtype, lora=lora, compute_dtype="float32", remat="none")
     shapes: dict[str, PyTree] = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))
     return shapes

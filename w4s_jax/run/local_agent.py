@@ -35,6 +35,7 @@ def open_local_agent(config: RunConfig) -> LocalPolicy:
         compute_dtype=jnp.dtype(device.compute_dtype),
         param_dtype=jnp.dtype(device.param_dtype),
         mesh=mesh,
+        remat="none",
     )
     chat = Chat.load(loaded.folder)
     variables = in_compute_dtype(loaded.merged, model.compute_dtype)

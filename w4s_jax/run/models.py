@@ -182,7 +182,9 @@ def load_model(spec: str, mesh: Mesh, param_dtype: str, *, flag: str) -> Loaded:
     if lora is None:
         variables, _ = checkpoints.restore_params(variables)
         return Loaded(base, loaded.folder, config, variables, lora=None)
-    model = Transformer(config=config, param_dtype=jnp.dtype(param_dtype), lora=lora, mesh=mesh)
+    model = Transformer(
+        config=config, param_dtype=jnp.dtype(param_dtype), lora=lora, mesh=mesh, compute_dtype="float32", remat="none"
+    )
     adapters, _ = checkpoints.restore_params({"lora": init_lora(model, jax.random.key(0))})
     return Loaded(base, loaded.folder, config, variables | adapters, lora)
 

@@ -3,7 +3,7 @@
 RunConfig ⇄ **options** ⇄ lines such as `--tau=0.4` → command line, `run.flags`
 
 A default stands once, in the dataclass that uses it; what a command line, a flag file or
-`run.flags` says of a field is derived from the field. The lines are those of absl's flag
+`run.flags` says of a field is derived from the field. The lines are those of flag
 files: `--name=value`, `--name` and `--noname` for switches, lists as comma-separated values.
 """
 
