@@ -14,11 +14,11 @@ from test_training_tree import candidate, random_turns, turn, visible
 
 from w4s_jax.policy.lora import LoraConfig
 from w4s_jax.policy.sharding import make_mesh
+from w4s_jax.training.config import LearnerConfig, LossConfig
 from w4s_jax.training.cross_entropy import OutputLayer
-from w4s_jax.training.learner import Learner, LearnerConfig, train_on
+from w4s_jax.training.learner import Learner, train_on
 from w4s_jax.training.losses import (
     GRPO,
-    LossConfig,
     RewardWeightedRegression,
     Targets,
     make_loss,
@@ -358,6 +358,9 @@ def test_a_name_makes_its_weights():
 def test_numbers_that_make_no_loss_are_refused(config, words):
     with pytest.raises(InputError, match=words):
         LossConfig(**config)
+    if config.pop("kind", None) == "grpo":
+        with pytest.raises(InputError, match=words):
+            GRPO(**config)
 
 
 @pytest.mark.parametrize("weights", ["rwr", "best", "positive"])

@@ -62,11 +62,12 @@ def host_bytes(meminfo: Path = Path("/proc/meminfo")) -> float:
     Raises:
         InputError: Neither says it.
     """
+    text = meminfo.read_text(encoding="ascii", errors="replace") if meminfo.is_file() else ""
+    for line in text.splitlines():
+        match line.split():
+            case ["MemTotal:", size, "kB"] if size.isdigit():
+                return float(size) * 1024
     try:
-        for line in meminfo.read_text(encoding="ascii", errors="replace").splitlines():
-            match line.split():
-                case ["MemTotal:", size, "kB"] if size.isdigit():
-                    return float(size) * 1024
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (OSError, ValueError) as error:
         raise InputError(

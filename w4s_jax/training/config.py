@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 from collections.abc import Mapping
 
 from w4s_jax.training.weights import WeightName
@@ -118,6 +119,7 @@ class LossConfig:
     def __post_init__(self) -> None:
         if self.kind not in set(LossKind):
             raise InputError(f"loss={self.kind!r} is unknown; choose one of {', '.join(LossKind)}")
+        check_grpo(self.clip_low, self.clip_high, self.kl_coefficient)
         if self.kind != LossKind.GRPO:
             for field in dataclasses.fields(self)[1:]:
                 if getattr(self, field.name) != field.default:
@@ -140,6 +142,22 @@ class LossConfig:
             raise InputError(
                 f"weights={weights!r} does not go with loss={self.kind}; give --weights={'|'.join(allowed)}"
             )
+
+
+def check_grpo(clip_low: float, clip_high: float, kl_coefficient: float) -> None:
+    """Refuses numbers that GRPO cannot work with.
+
+    Raises:
+        InputError: A clip that is empty or without end, or a penalty that is negative.
+    """
+    if not 0 < clip_low < 1:
+        raise InputError(f"clip_low={clip_low} must lie between 0 and 1; GRPO's is --clip_low=0.2")
+    if not 0 < clip_high < math.inf:
+        raise InputError(f"clip_high={clip_high} must be positive and finite; GRPO's is --clip_high=0.2")
+    if not 0 <= kl_coefficient < math.inf:
+        raise InputError(
+            f"kl_coefficient={kl_coefficient} must be finite and not negative; DeepSeekMath's is --kl_coefficient=0.04"
+        )
 
 
 # --- the step ------------------------------------------------------------------

@@ -19,14 +19,13 @@ Legend: B rows, T tokens of a row, M targets of a row, D embed.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from w4s_jax.training.config import LossConfig, LossKind
+from w4s_jax.training.config import LossConfig, LossKind, check_grpo
 from w4s_jax.training.cross_entropy import OutputLayer, target_nll
 from w4s_jax.training.tree import PackedBatch
 from w4s_jax.types import InputError
@@ -159,15 +158,7 @@ class GRPO:
     """Weight of the penalty for leaving the frozen start; 0: none, and the start is not kept."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.clip_low < 1:
-            raise InputError(f"clip_low={self.clip_low} must lie between 0 and 1; GRPO's is --clip_low=0.2")
-        if not 0 < self.clip_high < math.inf:
-            raise InputError(f"clip_high={self.clip_high} must be positive and finite; GRPO's is --clip_high=0.2")
-        if not 0 <= self.kl_coefficient < math.inf:
-            raise InputError(
-                f"kl_coefficient={self.kl_coefficient} must be finite and not negative; "
-                "DeepSeekMath's is --kl_coefficient=0.04"
-            )
+        check_grpo(self.clip_low, self.clip_high, self.kl_coefficient)
 
     @property
     def needs_behaviour(self) -> bool:
