@@ -1,6 +1,7 @@
 """Numbers of a report against hand-made searches; the diff against what `patch` makes of it."""
 
 import dataclasses
+import json
 import re
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from w4s_jax.reports.findings import by_turn, failures, reason_kind, reasons, th
 from w4s_jax.reports.intervals import mean
 from w4s_jax.reports.listing import bounded, code_block, diff_block, parents_of, started_from, unified_diff
 from w4s_jax.reports.plots import PathTurn, path, ticks
-from w4s_jax.reports.record import RunRecord
+from w4s_jax.reports.record import RunRecord, read_run
 from w4s_jax.reports.tables import interval
 from w4s_jax.reports.trees import trees
 from w4s_jax.types import CandidateStatus, Evaluated, Feedback, Message, State, Trajectory, Workflow
@@ -181,6 +182,23 @@ def test_the_trees_say_what_a_turn_was_made_from_where_that_is_no_chain():
     page = trees(run, 1_000_000)
     assert re.findall(r"<h4>(.*?)</h4>", page) == ["Turn 0", "Turn 1", f"Turn 2, made from {chain[0]}, cot"]
     assert f"Change from {chain[0]}" in page
+
+
+@pytest.mark.parametrize(
+    ("chosen", "score"),
+    [({"validation_score": 0.9, "validation_accuracy": 0.5}, 0.9), ({"validation_accuracy": 0.9}, 0.9), ({}, None)],
+)
+def test_the_best_seeds_score_is_read_from_summaries_of_both_versions(chosen, score):
+    assert RunRecord(name="run", summary={"seeds": {"by_task": {"t": chosen}}}).seed_score("t") == score
+    assert RunRecord(name="run", summary={"searches": {"t": {"seed": chosen}}}).seed_score("t") == score
+
+
+def test_the_mean_score_of_a_round_is_read_from_metrics_of_both_versions(tmp_path):
+    """Before `mean_score`, the mean of the metric was called `mean_accuracy`."""
+    lines = [{"kind": "round", "round": 1, "mean_accuracy": 0.4}]
+    lines.append({"kind": "round", "round": 2, "mean_score": 0.9, "mean_accuracy": 0.5})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [found["mean_score"] for found in read_run(tmp_path).rounds] == [0.4, 0.9]
 
 
 @pytest.mark.parametrize("template", [CompactTemplate(), FullTemplate()])
