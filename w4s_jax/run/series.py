@@ -70,7 +70,7 @@ def of_results(results: Sequence[Result]) -> Series:
 
 def of_summary(summary: Mapping[str, Any]) -> dict[str, float]:
     """The main numbers of a summary: what was spent, the gains on test, the best of each search."""
-    spent = ("usd", "calls", "cache_hits", "faults", "prompt_tokens", "completion_tokens", "seconds")
+    spent = ("usd", "calls", "cache_hits", "prompt_tokens", "completion_tokens", "seconds")
     found = {f"summary/{name}": float(summary[name]) for name in spent}
     for name, gain in summary.get("gains", {}).items():
         found[f"summary/gain/{name}"] = gain["difference"]

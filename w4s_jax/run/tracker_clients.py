@@ -89,7 +89,13 @@ class WandbClient:
             dir=str(start.folder),
             config=dict(values),
             allow_val_change=True,
-            settings=wandb.Settings(silent=True, console="off", save_code=False, x_disable_meta=True),
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                save_code=False,
+                x_disable_meta=True,
+                x_transaction_log_flush_interval=1.0,  # a killed process loses a second of its file, not 15
+            ),
         )
         return str(self._run.id)
 

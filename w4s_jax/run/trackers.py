@@ -181,28 +181,27 @@ class Tracked(Callback):
 
     def on_run_start(self, config: RunConfig, run_dir: Path) -> None:
         """Catches up on `metrics.jsonl`; see `Callback`."""
-        for point in series.recorded(RunDirectory(run_dir).metrics):
-            self._plot(point)
+        self._send(self._catch_up, RunDirectory(run_dir).metrics)
 
     def on_turn(self, finished: FinishedTurn) -> None:
         """See `Callback`."""
-        self._plot(series.of_turn(finished))
+        self._send(self._plot, series.of_turn, finished)
 
     def on_update(self, metrics: Metrics) -> None:
         """See `Callback`."""
-        self._plot(series.of_update(metrics))
+        self._send(self._plot, series.of_update, metrics)
 
     def on_round(self, metrics: Metrics) -> None:
         """See `Callback`."""
-        self._plot(series.of_round(metrics))
+        self._send(self._plot, series.of_round, metrics)
 
     def on_test(self, results: Sequence[Result]) -> None:
         """See `Callback`."""
-        self._plot(series.of_results(results))
+        self._send(self._plot, series.of_results, results)
 
     def on_run_end(self, summary: Mapping[str, Any]) -> None:
         """See `Callback`."""
-        self._send(self._client.summarise, series.of_summary(summary))
+        self._send(self._summarise, summary)
 
     async def end(self, *, finished: bool) -> None:
         """Sends what is left and ends the tracked run; waits a minute at most.
@@ -217,21 +216,30 @@ class Tracked(Callback):
                 _LOG.warning("tracker %s: not all is sent after %.0f s", self._client.name, _CLOSE_SECONDS)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _plot(self, point: series.Series) -> None:
-        self._send(self._plot_new, point)
+    # In the thread, what is sent is made there as well: no mistake in it can end the run.
 
-    def _plot_new(self, point: series.Series) -> None:
-        """Sends a point that the tracker does not have; in the thread."""
+    def _catch_up(self, metrics: Path) -> None:
+        for point in series.recorded(metrics):
+            self._send_new(point)
+
+    def _plot(self, make: Callable[[Any], series.Series], seen: Any) -> None:
+        self._send_new(make(seen))
+
+    def _summarise(self, summary: Mapping[str, Any]) -> None:
+        self._client.summarise(series.of_summary(summary))
+
+    def _send_new(self, point: series.Series) -> None:
+        """Sends a point, unless the tracker has it."""
         name = self._client.name
         known = self._memory.of(name)
         logged, last = known["logged"], known["logged"].get(point.name)
-        if point.axis and last is not None and point.step <= last:
-            return
-        if not point.axis and last == point.values:
+        newest = point.step if point.axis else dict(point.values)
+        if last is not None and (newest <= last if point.axis else newest == last):
             return
         self._client.log(point, known["rows"])
-        newest = point.step if point.axis else dict(point.values)
         self._memory.keep(name, rows=known["rows"] + 1, logged=logged | {point.name: newest})
+
+    # --- to the thread ---
 
     def _send(self, work: Callable[..., None], *values: Any) -> Future[None] | None:
         """Has the thread do something; nothing more once something has failed."""
