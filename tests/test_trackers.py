@@ -84,8 +84,8 @@ class FakeClient:
 
     name = "wandb"
 
-    def __init__(self, runs, *, fail_at=None, fail_to_start=False):
-        self.runs, self.fail_at, self.fail_to_start = runs, fail_at, fail_to_start
+    def __init__(self, runs, *, fail_at=None, fail_to_start=False, hold=None):
+        self.runs, self.fail_at, self.fail_to_start, self.hold = runs, fail_at, fail_to_start, hold
         self.run = None
 
     def start(self, start, values):
@@ -98,6 +98,8 @@ class FakeClient:
     def log(self, point, row):
         if self.fail_at is not None and row >= self.fail_at:
             raise ConnectionResetError("gone")
+        if self.hold is not None:
+            self.hold.wait()
         self.run["rows"].append((row, point.name, point.step))
 
     def summarise(self, values):
@@ -147,6 +149,17 @@ def test_a_tracker_that_fails_later_costs_one_line_and_what_it_lacks_is_sent_on_
     assert "tracker wandb failed and is left out from here on (ConnectionResetError: gone)" in said[0]
     assert run["rows"] == [(0, "validation/toy_units", 1)]
     assert tracked(*TWO)["run0"]["rows"][:2] == [(0, "validation/toy_units", 1), (1, "validation/toy_units", 2)]
+
+
+def test_a_tracker_that_hangs_holds_up_nothing_but_the_end_and_not_for_long(tracked, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(trackers, "_CLOSE_SECONDS", 0.1)
+    hold = threading.Event()
+    with caplog.at_level(logging.WARNING, "w4s_jax"):
+        tracked(*TWO, hold=hold)
+    hold.set()
+    assert turn_lines(tmp_path / "run") == [1, 2]
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["search"]["n"] == 4
+    assert "tracker wandb: not all is sent" in caplog.text
 
 
 def test_a_tracker_that_cannot_start_is_one_line_before_anything_is_paid(tracked, tmp_path):

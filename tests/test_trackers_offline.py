@@ -23,6 +23,8 @@ def run(kind, tmp_path, trackers, at="", code=0):
     env = kept | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
         "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "WANDB_MODE": "offline",
         "WANDB_ERROR_REPORTING": "false",
         "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
@@ -100,26 +102,6 @@ def test_a_search_that_died_is_one_run_of_wandb(tmp_path):
     assert {"num_turns", "versions/python"} <= set(config)
 
 
-@pytest.mark.slow
-def test_a_training_that_died_before_its_checkpoint_logs_each_update_once_to_wandb(tmp_path):
-    """Killed after the updates of round 1 and before its checkpoint: they are made again, and not logged again."""
-    pytest.importorskip("wandb", reason="wandb is not installed: pip install 'w4s_jax[wandb]'")
-    run("rlao", tmp_path, "wandb", "round 1", 9)
-    run("rlao", tmp_path, "wandb")
-    ids, rows, _ = wandb_records(tmp_path / "run")
-    assert len(set(ids)) == 1
-    assert [step for step, _ in points(rows, "train/step", "train/loss")] == UPDATES
-    assert points(rows, "train/step", "train/loss") == pytest.approx(of_metrics(tmp_path, "update", "loss"))
-    assert points(rows, "rollout/round", "rollout/mean_reward") == of_metrics(tmp_path, "round", "mean_reward")
-    for phase in ("before", "after"):
-        name = f"validation/{phase}/toy_units"
-        assert [step for step, _ in points(rows, f"{name}/turn", f"{name}/best_score")] == [1, 2]
-    assert [step for step, _ in points(rows, "rollout/turns/turn", "rollout/turns/mean_reward")] == list(range(3, 11))
-    (test,) = [row for row in rows if "test/after/score" in row]
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert test["test/after/score"] == pytest.approx(summary["after"]["score"])
-
-
 # --- MLflow -----------------------------------------------------------------------
 
 
@@ -155,13 +137,31 @@ def test_a_search_that_died_is_one_run_of_mlflow(tmp_path):
     assert found.data.metrics["summary/usd"] == pytest.approx(summary["usd"])
 
 
+# --- both -------------------------------------------------------------------------
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_a_training_that_died_before_its_checkpoint_logs_each_update_once_to_mlflow(tmp_path):
-    pytest.importorskip("mlflow", reason="mlflow is not installed: pip install 'w4s_jax[mlflow]'")
-    run("rlao", tmp_path, "mlflow", "round 1", 9)
-    run("rlao", tmp_path, "mlflow")
+def test_a_training_that_died_before_its_checkpoint_logs_each_update_once_to_both(tmp_path):
+    """Killed after the updates of round 1 and before its checkpoint: they are made again, and not logged again."""
+    for package in ("wandb", "mlflow"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'w4s_jax[{package}]'")
+    run("rlao", tmp_path, "wandb,mlflow", "round 1", 9)
+    run("rlao", tmp_path, "wandb,mlflow")
+    ids, rows, _ = wandb_records(tmp_path / "run")
     client, found = mlflow_run(tmp_path)
-    assert history(client, found, "train/loss") == pytest.approx(of_metrics(tmp_path, "update", "loss"))
-    assert [step for step, _ in history(client, found, "train/loss")] == UPDATES
-    assert [step for step, _ in history(client, found, "rollout/mean_reward")] == [1, 2]
+    assert len(set(ids)) == 1
+    losses, rewards = of_metrics(tmp_path, "update", "loss"), of_metrics(tmp_path, "round", "mean_reward")
+    assert [step for step, _ in losses] == UPDATES
+    assert points(rows, "train/step", "train/loss") == history(client, found, "train/loss") == losses
+    assert points(rows, "rollout/round", "rollout/mean_reward") == rewards
+    assert history(client, found, "rollout/mean_reward") == rewards
+    for phase in ("before", "after"):
+        name = f"validation/{phase}/toy_units"
+        of_turns = points(rows, f"{name}/turn", f"{name}/best_score")
+        assert [step for step, _ in of_turns] == [1, 2]
+        assert history(client, found, f"{name}/best_score") == of_turns
+    assert [step for step, _ in points(rows, "rollout/turns/turn", "rollout/turns/mean_reward")] == list(range(3, 11))
+    (test,) = [row for row in rows if "test/after/score" in row]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert test["test/after/score"] == found.data.metrics["test/after/score"] == summary["after"]["score"]

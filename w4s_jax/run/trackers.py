@@ -167,8 +167,8 @@ class Tracked(Callback):
         """
         name, known = self._client.name, self._memory.of(self._client.name)
         start = Start(project=project, name=run_dir.resolve().name, run_id=known.get("id", ""), folder=run_dir)
-        begun = self._thread.submit(self._client.start, start, values)
-        await asyncio.wait([asyncio.wrap_future(begun)])
+        begun = asyncio.wrap_future(self._thread.submit(self._client.start, start, values))
+        await asyncio.wait([begun])
         error = begun.exception()
         if error is not None:
             again = f"; its run is {start.run_id}, remove {run_dir}/trackers.json to begin another"
@@ -211,8 +211,12 @@ class Tracked(Callback):
         """
         last = self._send(self._client.end, finished)
         if last is not None:
-            done, _ = await asyncio.wait([asyncio.wrap_future(last)], timeout=_CLOSE_SECONDS)
-            if not done:
+            sent = asyncio.wrap_future(last)
+            await asyncio.wait([sent], timeout=_CLOSE_SECONDS)
+            if sent.done():
+                sent.exception()  # is said in `_warn_once`
+            else:
+                sent.cancel()  # nobody waits for it any more
                 _LOG.warning("tracker %s: not all is sent after %.0f s", self._client.name, _CLOSE_SECONDS)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
