@@ -23,6 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from w4s_jax.errors import one_line
 from w4s_jax.run import series
 from w4s_jax.run.callbacks import Callback, FinishedTurn, Metrics
 from w4s_jax.run.closing import Result
@@ -171,10 +172,11 @@ class Tracked(Callback):
         await asyncio.wait([begun])
         error = begun.exception()
         if error is not None:
-            again = f"; its run is {start.run_id}, remove {run_dir}/trackers.json to begin another"
             self._failed = True
+            why = one_line(f"{type(error).__name__}: {error}", 300)
+            again = f"; its run is {start.run_id}, remove {run_dir}/trackers.json to begin another"
             raise InputError(
-                f"--trackers={name} cannot start ({_one_line(error)}){again if start.run_id else ''}; "
+                f"--trackers={name} cannot start ({why}){again if start.run_id else ''}; "
                 "see docs/tracking.md, or leave the tracker out"
             )
         self._memory.keep(name, **({"rows": 0, "logged": {}} | known | {"id": begun.result()}))
@@ -266,10 +268,5 @@ class Tracked(Callback):
                 "tracker %s failed and is left out from here on (%s); metrics.jsonl has everything, and the "
                 "same command sends the rest when it resumes",
                 self._client.name,
-                _one_line(error),
+                one_line(f"{type(error).__name__}: {error}", 300),
             )
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:300]
