@@ -14,7 +14,7 @@ SHARED = frozenset("types errors files concurrency".split())
 """What both halves stand on."""
 HOST = SHARED | frozenset("mdp prompts tasks workflows executor sandbox rollout search reports runtime".split())
 DEVICE = frozenset({"policy", "training", "preflight"})
-RUN_ON_DEVICES = frozenset("export local_agent metrics models processes rlao rounds training".split())
+RUN_ON_DEVICES = frozenset("export local_agent models processes rlao rounds tensorboard training".split())
 """Modules of `run` that train or sample on this machine's devices; a search with an API and an evaluation need none."""
 OF_DEVICES = frozenset("jax jaxlib flax optax orbax safetensors tokenizers transformers tensorboardX torch".split())
 """What the extra `train` brings: whoever only runs a finished workflow has none of it."""

@@ -19,6 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 CORE = PROJECT["project"]["dependencies"]
 ACCELERATORS = {"cuda", "tpu"}
+TRACKERS = {"wandb", "mlflow"}
 DISTRIBUTION_OF = {"orbax": "orbax-checkpoint"}
 COMES_WITH = {"httpx2": "openai", "pyarrow": "datasets"}
 """Imported where the package that brings it is spoken to: its transport, its file format."""
@@ -36,8 +37,9 @@ def pins():
 
 
 def declared():
-    """Everything but the accelerators."""
-    return requirements(CORE + [line for name, lines in EXTRAS.items() if name not in ACCELERATORS for line in lines])
+    """Everything but the accelerators and the trackers, which the pinned environment does without."""
+    kept = [lines for name, lines in EXTRAS.items() if name not in ACCELERATORS | TRACKERS]
+    return requirements([*CORE, *(line for lines in kept for line in lines)])
 
 
 def test_every_line_of_the_requirements_is_one_exact_pin_without_a_hash():

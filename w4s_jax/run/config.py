@@ -35,6 +35,7 @@ from w4s_jax.training.weights import RewardWeighted, WeightName
 from w4s_jax.types import InputError, SamplingOptions
 
 DTYPES = ("float32", "bfloat16")
+TRACKERS = ("wandb", "mlflow")
 
 _search, _evaluation, _metered, _reward = SearchOptions(), EvaluationOptions(), MeteredOptions(), RewardConfig()
 _format, _sampling, _stop = CustomFormat(), SamplingOptions(), StopRules()
@@ -295,6 +296,26 @@ class SandboxConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Where the run's metrics go besides its own folder; see docs/tracking.md."""
+
+    trackers: tuple[str, ...] = option(
+        (), f"Trackers that metrics are sent to as well: {', '.join(TRACKERS)}.", decides_results=False
+    )
+    tracker_project: str = option(
+        "", "Project (W&B) or experiment (MLflow); empty: as their environment says, else w4s_jax.",
+        decides_results=False,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for number, name in enumerate(self.trackers):
+            if name not in TRACKERS:
+                raise InputError(f"--trackers has {name!r}, which is not known; give some of {', '.join(TRACKERS)}")
+            if name in self.trackers[:number]:
+                raise InputError(f"--trackers names {name} twice; name each once")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """A whole run.
 
@@ -318,6 +339,7 @@ class RunConfig:
     executor: ExecutorConfig = ExecutorConfig()
     budget: BudgetConfig = BudgetConfig()
     sandbox: SandboxConfig = SandboxConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
 
 RLAO_OPTIONS = names_of(RunConfig) - names_of(OptimizeConfig)

@@ -48,6 +48,7 @@ class RunDirectory:
         self.summary = root / "summary.json"
         self.report = root / "report.html"
         self.tensorboard = root / "tensorboard"
+        self.trackers = root / "trackers.json"
         self.versions = root / "versions.json"
 
     @contextmanager

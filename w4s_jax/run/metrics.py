@@ -1,6 +1,6 @@
-"""The run's metrics: `metrics.jsonl` for programs, TensorBoard for eyes.
+"""The run's metrics: `metrics.jsonl`, the record that programs and the report read.
 
-StepRecord, round statistics → **metrics.jsonl** → report
+StepRecord, round statistics, turns of a search → **metrics.jsonl** → report, trackers
 """
 
 from __future__ import annotations
@@ -8,23 +8,30 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from tensorboardX import SummaryWriter
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from w4s_jax.files import write_whole
-from w4s_jax.training.learner import StepRecord
+from w4s_jax.reports.record import Phase
+from w4s_jax.run.callbacks import Callback, FinishedTurn, Metrics
 from w4s_jax.types import CandidateStatus, StoreError, Trajectory
 
+if TYPE_CHECKING:  # a search without a local model has no JAX
+    from w4s_jax.training.learner import StepRecord
 
-class MetricsLog:
-    """Appends one JSON line a record; lines behind a checkpoint are dropped on resume."""
 
-    def __init__(self, path: Path, tensorboard: Path, *, keep_rounds: int) -> None:
-        """Opens both; records of rounds after `keep_rounds` are removed, as they will be made again.
+class MetricsLog(Callback):
+    """Appends one JSON line a record; lines behind a checkpoint are dropped on resume.
+
+    A training run has a line an update and a round; what its turns scored stands in the rounds. A search,
+    which has neither, has a line a turn (a kill between a turn and its line leaves the turn without one).
+    """
+
+    def __init__(self, path: Path, *, keep_rounds: int = 0) -> None:
+        """Opens it; records of rounds after `keep_rounds` are removed, as they will be made again.
 
         Raises:
-            StoreError: the file cannot be read or written.
+            StoreError: The file cannot be read or written.
         """
         self._path = path
         try:
@@ -33,14 +40,28 @@ class MetricsLog:
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open for the whole run
         except (OSError, ValueError) as error:
             raise StoreError(f"{path} cannot be used ({error}); remove it or free space") from None
-        steps = [json.loads(line)["step"] for line in kept]
-        self._board = SummaryWriter(str(tensorboard), purge_step=max(steps, default=-1) + 1)
+        self.last_step: int = max((json.loads(line)["step"] for line in kept), default=-1)
+        """The greatest step of what was kept; -1 for none."""
+
+    def on_turn(self, finished: FinishedTurn) -> None:
+        """Writes a turn of a search; see `Callback`."""
+        if finished.phase is Phase.SEARCH:
+            turn = finished.turn
+            self.add("turn", round_=turn.round, step=turn.turn + 1, values={"task": turn.task, **finished.values})
+
+    def on_update(self, metrics: Metrics) -> None:
+        """Writes an update; see `Callback`."""
+        self.add("update", round_=metrics.round, step=metrics.step, values=metrics.values)
+
+    def on_round(self, metrics: Metrics) -> None:
+        """Writes a round; see `Callback`."""
+        self.add("round", round_=metrics.round, step=metrics.step, values=metrics.values)
 
     def add(self, kind: str, *, round_: int, step: int, values: Mapping[str, Any]) -> None:
-        """Writes a record and its numbers.
+        """Writes a record.
 
         Raises:
-            StoreError: the disk is full.
+            StoreError: The disk is full.
         """
         record = {"kind": kind, "round": round_, "step": step, **values}
         try:
@@ -48,14 +69,18 @@ class MetricsLog:
             self._file.flush()
         except OSError as error:
             raise StoreError(f"cannot write {self._path}: {error.strerror}; free space and resume") from None
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
-        """Flushes both."""
+        """Closes the file."""
         self._file.close()
-        self._board.close()
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Closes the file."""
+        self.close()
 
 
 def _whole_lines(path: Path) -> list[str]:

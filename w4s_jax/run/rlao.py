@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import dataclasses
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ import jax
 from w4s_jax.policy.generate import Generator
 from w4s_jax.policy.local import LocalPolicy
 from w4s_jax.reports.html import write_report
+from w4s_jax.reports.record import Phase
 from w4s_jax.rollout.segments import PublishedStore, SegmentStore
 from w4s_jax.rollout.store import TrajectoryStore, read_trajectories
 from w4s_jax.run import closing, worst_case
 from w4s_jax.run.artifacts import write_workflows
+from w4s_jax.run.callbacks import Callback, Callbacks
 from w4s_jax.run.collector import open_search_tasks
 from w4s_jax.run.config import RLAO_OPTIONS, RunConfig
 from w4s_jax.run.directory import RunDirectory, versions
@@ -49,6 +51,8 @@ from w4s_jax.run.tasks import (
     task_names,
     tasks_record,
 )
+from w4s_jax.run.tensorboard import TensorBoard
+from w4s_jax.run.trackers import open_trackers, refuse_missing
 from w4s_jax.run.training import Training, follow, open_training, sampling_mesh
 from w4s_jax.types import InputError, Trajectory, W4sError
 
@@ -64,12 +68,13 @@ class RlaoResult:
     run_dir: Path
 
 
-def rlao(config: RunConfig, *, runner: Runner = asyncio.run) -> RlaoResult | None:
+def rlao(config: RunConfig, *, runner: Runner = asyncio.run, callbacks: Sequence[Callback] = ()) -> RlaoResult | None:
     """Trains a meta-agent, or does what is missing of it in the run directory.
 
     Args:
         config: The whole run; `run_dir` is needed.
         runner: Runs the coroutine of the run.
+        callbacks: Watch the run, in the leading process alone.
 
     Returns:
         The result; None in a process that does not lead (`training.distributed`).
@@ -98,7 +103,7 @@ def rlao(config: RunConfig, *, runner: Runner = asyncio.run) -> RlaoResult | Non
         leader = Leader(directory)
         stack.enter_context(leader.leading())
         ending = stack.enter_context(contextlib.ExitStack())
-        result: RlaoResult = runner(run_rlao(config, directory, leader, ending))
+        result: RlaoResult = runner(run_rlao(config, directory, leader, ending, callbacks))
         return result
 
 
@@ -106,11 +111,12 @@ def checked(config: RunConfig) -> RunConfig:
     """The config with what it leaves to the meta-agent; what cannot be is refused before anything is touched.
 
     Raises:
-        InputError: No run directory, or a task that is unknown.
+        InputError: No run directory, a task that is unknown, or a tracker that is not installed.
     """
     if not config.run_dir:
         raise InputError("--run_dir is empty; give the folder the run is written to, e.g. --run_dir=runs/first")
     task_names(config.tasks)
+    refuse_missing(config.tracking)
     return resolved(config)
 
 
@@ -127,7 +133,11 @@ def most_expensive(config: RunConfig) -> dict[str, Any]:
 
 
 async def run_rlao(
-    config: RunConfig, directory: RunDirectory, leader: Leader, ending: contextlib.ExitStack
+    config: RunConfig,
+    directory: RunDirectory,
+    leader: Leader,
+    ending: contextlib.ExitStack,
+    callbacks: Sequence[Callback] = (),
 ) -> RlaoResult:
     """The whole run, or what is missing of it.
 
@@ -136,6 +146,7 @@ async def run_rlao(
         directory: Claimed by this process.
         leader: Of the other processes.
         ending: Ends when every thread has ended, however the run does.
+        callbacks: Watch the run, after its own records.
     """
     stored = read_trajectories(config.training.trajectories)  # what cannot be read is said before anything is spent
     train_names, eval_names = task_names(config.tasks)
@@ -149,8 +160,6 @@ async def run_rlao(
         environment = await stack.enter_async_context(open_environment(config, tasks, directory))
         policy = open_policy(config, training)
         stack.callback(policy.close)
-        metrics = MetricsLog(directory.metrics, directory.tensorboard, keep_rounds=training.rounds_done)
-        stack.callback(metrics.close)
         store = stack.enter_context(TrajectoryStore(directory.trajectories))
         alone = jax.process_count() == 1 and not directory.segments.exists()
         run = TrainingRun(
@@ -161,13 +170,27 @@ async def run_rlao(
             policy=policy,
             store=store,
             turns=store if alone else PublishedStore(store, SegmentStore(directory.segments)),
-            metrics=metrics,
+            callbacks=Callbacks(),
             train_names=train_names,
             eval_names=eval_names,
         )
         directory.write_json(directory.versions, versions_record(run))
         note(format_opening(run))
+        run.callbacks = await stack.enter_async_context(watching(run, callbacks))
+        run.callbacks.on_run_start(config, directory.root)
         return await phases(run)
+
+
+@contextlib.asynccontextmanager
+async def watching(run: TrainingRun, callbacks: Sequence[Callback]) -> AsyncIterator[Callback]:
+    """What watches a run: its own records, so that they are whole whatever a callback raises, then the caller's."""
+    directory = run.directory
+    async with contextlib.AsyncExitStack() as stack:
+        log = stack.enter_context(MetricsLog(directory.metrics, keep_rounds=run.training.rounds_done))
+        board = stack.enter_context(TensorBoard(directory.tensorboard, purge_step=log.last_step + 1))
+        names = RLAO_OPTIONS - {"run_dir"}
+        trackers = await stack.enter_async_context(open_trackers(run.config, directory, names))
+        yield Callbacks(log, board, *trackers, *callbacks)
 
 
 def open_policy(config: RunConfig, training: Training) -> LocalPolicy:
@@ -186,11 +209,11 @@ async def phases(run: TrainingRun) -> RlaoResult:
     """Search, train, search, close; what an earlier process finished is taken from the store."""
     trained_on = () if run.training.stored else run.train_names
     run.search_tasks = await open_search_tasks(run.environment, (*trained_on, *run.eval_names))
-    before = await search(run, "before", 0) if run.config.training.evaluate_before else []
+    before = await search(run, Phase.BEFORE, 0) if run.config.training.evaluate_before else []
     for round_ in range(run.training.rounds_done + 1, run.last_round + 1):
         await (train_offline(run) if run.training.stored else train_round(run, round_))
     run.policy.set_params(run.training.sampling_variables())
-    after = await search(run, "after", run.last_round + 1)
+    after = await search(run, Phase.AFTER, run.last_round + 1)
     return await finish(run, before, after)
 
 
@@ -203,6 +226,7 @@ async def finish(run: TrainingRun, before: Sequence[Trajectory], after: Sequence
         *closing.search_finalists("after", run.search_tasks, after, turns),
     ]
     results = await closing.closing_evaluation(run.environment, finalists)
+    run.callbacks.on_test(results)
     checkpoint, hf_export = run.training.export()
     chosen = [result.chosen for result in closing.labelled(results, "after")]
     paths = Paths(
@@ -220,6 +244,7 @@ async def finish(run: TrainingRun, before: Sequence[Trajectory], after: Sequence
     )
     directory.write_json(directory.summary, summary)
     write_report(directory.root)
+    run.callbacks.on_run_end(summary)
     text = format_summary(results, summary, run.config.tasks.evaluated)
     return RlaoResult(summary=summary, text=text, run_dir=directory.root)
 

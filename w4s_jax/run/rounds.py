@@ -15,13 +15,15 @@ import functools
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
 from w4s_jax.policy.local import LocalPolicy
+from w4s_jax.reports.record import Phase
 from w4s_jax.rollout.plan import PlannedTrajectory, keyed_number, plan_round
 from w4s_jax.rollout.store import TrajectoryStore, TurnStore
+from w4s_jax.run.callbacks import Callback, FinishedTurn, Metrics, best_score
 from w4s_jax.run.collector import make_engine
 from w4s_jax.run.config import RunConfig
 from w4s_jax.run.directory import RunDirectory
 from w4s_jax.run.environment import Environment
-from w4s_jax.run.metrics import MetricsLog, round_values, step_values
+from w4s_jax.run.metrics import round_values, step_values
 from w4s_jax.run.progress import Progress
 from w4s_jax.run.training import Training
 from w4s_jax.search.engine import SearchEngine
@@ -47,7 +49,8 @@ class TrainingRun:
     """For reading."""
     turns: TurnStore
     """The same for writing: where there are other processes, they see what is written."""
-    metrics: MetricsLog
+    callbacks: Callback
+    """What watches the run, its own records first."""
     train_names: tuple[str, ...]
     """Tasks trained on."""
     eval_names: tuple[str, ...]
@@ -60,13 +63,13 @@ class TrainingRun:
         return 1 if self.training.stored else self.config.training.num_rounds
 
 
-async def search(run: TrainingRun, label: str, round_: int) -> list[Trajectory]:
+async def search(run: TrainingRun, phase: Phase, round_: int) -> list[Trajectory]:
     """One search a task to evaluate on, with the meta-agent as it is."""
     config = run.config
     plan = plan_round(seed=config.seed, round_=round_, tasks=run.eval_names, trajectories=len(run.eval_names))
     engine = make_engine(run.policy, run.environment, config.training.eval_num_turns or config.search.num_turns)
-    with Progress(f"search {label} training (turns)", len(plan) * engine.options.num_turns) as progress:
-        async with contextlib.aclosing(_collected(run, engine, plan, progress)) as stream:
+    with Progress(f"search {phase} training (turns)", len(plan) * engine.options.num_turns) as progress:
+        async with contextlib.aclosing(_collected(run, engine, plan, phase, progress)) as stream:
             return [trajectory async for trajectory in stream]
 
 
@@ -78,7 +81,7 @@ async def train_round(run: TrainingRun, round_: int) -> None:
     plan = plan_round(seed=config.seed, round_=round_, tasks=run.train_names, trajectories=trajectories_per_round)
     engine = make_engine(run.policy, run.environment, num_turns)
     with Progress(f"round {round_}/{run.last_round} (turns)", len(plan) * num_turns) as progress:
-        async with contextlib.aclosing(_collected(run, engine, plan, progress)) as stream:
+        async with contextlib.aclosing(_collected(run, engine, plan, Phase.TRAINING, progress)) as stream:
             trajectories, steps = [], []
             async for trajectory in stream:
                 trajectories.append(trajectory)
@@ -110,7 +113,7 @@ async def close_round(
     values = round_values(trajectories) | {"updates_without_action": training.learner.unused}
     training.learner.unused = 0
     # Before the checkpoint: a resumed run drops what is behind its checkpoint, and cannot add what is missing.
-    run.metrics.add("round", round_=round_, step=int(training.learner.state.step), values=values)
+    run.callbacks.on_round(Metrics(round=round_, step=int(training.learner.state.step), values=values))
     await asyncio.to_thread(training.save_unless_saved, round_)
     progress.note(reward=f"{values['mean_reward']:.2f}", runs=f"{values['running_share']:.2f}")
 
@@ -119,18 +122,26 @@ async def learn(run: TrainingRun, round_: int, steps: Iterable[Step], progress: 
     """Trains in a thread of its own, so that rollouts go on meanwhile."""
     for record in await asyncio.to_thread(lambda: [step() for step in steps]):
         if record is not None:
-            run.metrics.add("update", round_=round_, step=record.metrics.step, values=step_values(record))
+            run.callbacks.on_update(Metrics(round=round_, step=record.metrics.step, values=step_values(record)))
             progress.note(loss=f"{record.metrics.loss:.3f}")
 
 
 def _collected(
-    run: TrainingRun, engine: SearchEngine, plan: Sequence[PlannedTrajectory], progress: Progress
+    run: TrainingRun, engine: SearchEngine, plan: Sequence[PlannedTrajectory], phase: Phase, progress: Progress
 ) -> AsyncGenerator[Trajectory]:
     for planned in plan:
         progress.advance(len(run.store.finished_turns(planned.round, planned.index)))
 
     def on_turn(turn: Turn) -> None:
-        progress.advance(calls=run.environment.calls.summary().total.calls)
+        total = run.environment.calls.summary().total
+        progress.advance(calls=total.calls)
+        tried = run.store.finished_turns(turn.round, turn.trajectory)
+        best = best_score(run.search_tasks[turn.task].start, tried)
+        run.callbacks.on_turn(
+            FinishedTurn(
+                turn=turn, phase=phase, best_score=best, turns=len(run.store), usd=total.usd, calls=total.calls
+            )
+        )
 
     return collect_round(
         engine,

@@ -20,20 +20,24 @@ from typing import Any
 
 from w4s_jax.executor.base import Backend
 from w4s_jax.reports.html import write_report
+from w4s_jax.reports.record import Phase
 from w4s_jax.rollout.plan import PlannedTrajectory
 from w4s_jax.rollout.store import TrajectoryStore
 from w4s_jax.run import closing, worst_case
 from w4s_jax.run.artifacts import Chosen, write_workflows
+from w4s_jax.run.callbacks import Callback, Callbacks, FinishedTurn
 from w4s_jax.run.collector import make_engine, open_search_tasks
 from w4s_jax.run.config import OPTIMIZE_OPTIONS, RunConfig, SearchConfig, TaskConfig
 from w4s_jax.run.directory import MAY_CHANGE_ON_RESUME, RunDirectory, versions
 from w4s_jax.run.environment import Environment, open_environment
 from w4s_jax.run.meta_agent import open_meta_agent, resolved
+from w4s_jax.run.metrics import MetricsLog
 from w4s_jax.run.options import to_lines
 from w4s_jax.run.progress import Progress, note
 from w4s_jax.run.runner import Runner
 from w4s_jax.run.search_summary import Searched, format_search, summary_json
 from w4s_jax.run.tasks import format_source, load_tasks, refuse_other_data, tasks_record
+from w4s_jax.run.trackers import open_trackers, refuse_missing
 from w4s_jax.search.base import SearchEnd, SearchResult, StopRules
 from w4s_jax.search.engine import SearchEngine
 from w4s_jax.search.task import SearchTask
@@ -59,6 +63,8 @@ class SearchRun:
     directory: RunDirectory
     environment: Environment
     store: TrajectoryStore
+    callbacks: Callback
+    """What watches the run, its own records first."""
     searched: dict[str, Searched] = dataclasses.field(default_factory=dict)
     """By task."""
 
@@ -125,7 +131,8 @@ def checked(config: RunConfig) -> tuple[RunConfig, list[str]]:
     """The config with what it leaves to the meta-agent, and the names of its tasks.
 
     Raises:
-        InputError: No run directory, no task, an unknown one, or rules that end a search at once.
+        InputError: No run directory, no task, an unknown one, rules that end a search at once, or a tracker that is
+            not installed.
     """
     if not config.run_dir:
         raise InputError("--run_dir is empty; give the folder the search is written to, e.g. --run_dir=runs/mine")
@@ -133,6 +140,7 @@ def checked(config: RunConfig) -> tuple[RunConfig, list[str]]:
         raise InputError("--task is empty; name one, e.g. --task=toy_units or --task=jsonl:FILE, see docs/tasks.md")
     names = expand_tasks(",".join(config.tasks.task))
     stop_rules(config)
+    refuse_missing(config.tracking)
     return resolved(config), names
 
 
@@ -190,7 +198,18 @@ async def search_one(
 
         def on_turn(turn: Turn) -> None:
             run.keep(search_task, found := so_far())
-            progress.advance(best=f"{found.best.feedback.score:.3f}")
+            best, total = found.best.feedback.score, run.environment.calls.summary().total
+            progress.advance(best=f"{best:.3f}")
+            run.callbacks.on_turn(
+                FinishedTurn(
+                    turn=turn,
+                    phase=Phase.SEARCH,
+                    best_score=best,
+                    turns=len(run.store),
+                    usd=total.usd,
+                    calls=total.calls,
+                )
+            )
 
         progress.advance(stored, best=f"{so_far().best.feedback.score:.3f}")
         found = await engine.search(search_task, planned, run.store, rules, on_turn)
@@ -215,13 +234,16 @@ async def test_all(environment: Environment, searched: Sequence[Searched]) -> li
 # --- the run ----------------------------------------------------------------------
 
 
-def optimize(config: RunConfig, names: Sequence[str], *, runner: Runner = asyncio.run) -> OptimizeResult:
+def optimize(
+    config: RunConfig, names: Sequence[str], *, runner: Runner = asyncio.run, callbacks: Sequence[Callback] = ()
+) -> OptimizeResult:
     """Searches, or does what is missing of it in the run directory.
 
     Args:
         config: Of the run, checked.
         names: Of its tasks.
         runner: Runs the coroutine of the run.
+        callbacks: Watch the run.
 
     Raises:
         InputError: An option that does not fit, bad data, or a run directory of another search.
@@ -229,7 +251,8 @@ def optimize(config: RunConfig, names: Sequence[str], *, runner: Runner = asynci
     """
     directory = RunDirectory(Path(config.run_dir))
     with directory.opened(to_lines(config, OPTIMIZE_OPTIONS - {"run_dir"}), MAY_CHANGE):
-        result: OptimizeResult = runner(run_search(config, directory, load_tasks(config.tasks, names)))
+        tasks = load_tasks(config.tasks, names)
+        result: OptimizeResult = runner(run_search(config, directory, tasks, callbacks=callbacks))
         return result
 
 
@@ -240,6 +263,7 @@ async def run_search(
     *,
     backend: Backend | None = None,
     meta_backend: Backend | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> OptimizeResult:
     """The whole search, or what is missing of it; what was found is written after each turn.
 
@@ -249,6 +273,7 @@ async def run_search(
         tasks: By name; a search each.
         backend: Asked instead of the config's executor.
         meta_backend: Asked instead of the config's meta-agent.
+        callbacks: Watch the run, after its own records.
 
     Raises:
         InputError: An option that does not fit.
@@ -268,8 +293,13 @@ async def run_search(
         directory.write_json(directory.versions, versions_record(environment))
         note(format_opening(environment, directory, len(store)))
         tested = tested_before(directory)
+        log = stack.enter_context(MetricsLog(directory.metrics))
+        names = OPTIMIZE_OPTIONS - {"run_dir"}
+        trackers = await stack.enter_async_context(open_trackers(config, directory, names))
+        watched = Callbacks(log, *trackers, *callbacks)
+        watched.on_run_start(config, directory.root)
         search_tasks = await open_search_tasks(environment, tasks)
-        run = SearchRun(directory=directory, environment=environment, store=store)
+        run = SearchRun(directory=directory, environment=environment, store=store, callbacks=watched)
         for index, search_task in enumerate(search_tasks.values()):
             turns = store.finished_turns(0, index)
             run.searched[search_task.task.name] = Searched(
@@ -286,8 +316,11 @@ async def run_search(
                 results = await test_all(environment, list(run.searched.values()))
             except BudgetExceededError as error:
                 exceeded = error
+            else:
+                watched.on_test(results)
         summary = run.write(results)
-    write_report(directory.root)
+        write_report(directory.root)
+        watched.on_run_end(summary)
     return OptimizeResult(
         searched=run.searched,
         results=results,
