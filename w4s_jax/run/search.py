@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ class SearchRun:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizeResult:
+class SearchRunResult:
     """What a search ends with, as far as it came."""
 
     searched: Mapping[str, Searched]
@@ -121,8 +121,12 @@ class OptimizeResult:
 # --- the search -------------------------------------------------------------------
 
 
-def checked(config: RunConfig) -> tuple[RunConfig, list[str]]:
+def checked(config: RunConfig, names: Sequence[str] | None = None) -> tuple[RunConfig, list[str]]:
     """The config with what it leaves to the meta-agent, and the names of its tasks.
+
+    Args:
+        config: Of the run.
+        names: Of tasks that are at hand; None: those that the config names.
 
     Raises:
         InputError: No run directory, no task, an unknown one, or rules that end a search at once.
@@ -131,9 +135,9 @@ def checked(config: RunConfig) -> tuple[RunConfig, list[str]]:
         raise InputError("--run_dir is empty; give the folder the search is written to, e.g. --run_dir=runs/mine")
     if not config.tasks.task:
         raise InputError("--task is empty; name one, e.g. --task=toy_units or --task=jsonl:FILE, see docs/tasks.md")
-    names = expand_tasks(",".join(config.tasks.task))
+    expanded = expand_tasks(",".join(config.tasks.task)) if names is None else list(names)
     stop_rules(config)
-    return resolved(config), names
+    return resolved(config), expanded
 
 
 def stop_rules(config: RunConfig) -> StopRules:
@@ -215,7 +219,7 @@ async def test_all(environment: Environment, searched: Sequence[Searched]) -> li
 # --- the run ----------------------------------------------------------------------
 
 
-def optimize(config: RunConfig, names: Sequence[str], *, runner: Runner = asyncio.run) -> OptimizeResult:
+def optimize(config: RunConfig, names: Sequence[str], *, runner: Runner = asyncio.run) -> SearchRunResult:
     """Searches, or does what is missing of it in the run directory.
 
     Args:
@@ -229,7 +233,7 @@ def optimize(config: RunConfig, names: Sequence[str], *, runner: Runner = asynci
     """
     directory = RunDirectory(Path(config.run_dir))
     with directory.opened(to_lines(config, OPTIMIZE_OPTIONS - {"run_dir"}), MAY_CHANGE):
-        result: OptimizeResult = runner(run_search(config, directory, load_tasks(config.tasks, names)))
+        result: SearchRunResult = runner(run_search(config, directory, load_tasks(config.tasks, names)))
         return result
 
 
@@ -240,7 +244,8 @@ async def run_search(
     *,
     backend: Backend | None = None,
     meta_backend: Backend | None = None,
-) -> OptimizeResult:
+    on_open: Callable[[SearchRun], None] | None = None,
+) -> SearchRunResult:
     """The whole search, or what is missing of it; what was found is written after each turn.
 
     Args:
@@ -249,6 +254,7 @@ async def run_search(
         tasks: By name; a search each.
         backend: Asked instead of the config's executor.
         meta_backend: Asked instead of the config's meta-agent.
+        on_open: Called once with the run, when its seeds are evaluated and it has a best workflow.
 
     Raises:
         InputError: An option that does not fit.
@@ -256,11 +262,8 @@ async def run_search(
     """
     refuse_other_data(directory.versions, tasks)
     test = config.optimize.test
-    empty = [name for name, task in tasks.items() if test and not task.split_sizes()[Split.TEST]]
-    if empty:
-        raise InputError(
-            f"--test with an empty test split of {empty[0]}; give more rows or a smaller --validation_size"
-        )
+    if test:
+        refuse_empty_test(tasks)
     async with contextlib.AsyncExitStack() as stack:
         environment = await stack.enter_async_context(open_environment(config, tasks, directory, backend=backend))
         policy = await stack.enter_async_context(open_meta_agent(config, environment, backend=meta_backend))
@@ -277,6 +280,8 @@ async def run_search(
             )
         if not directory.summary.exists():
             run.write([])
+        if on_open is not None:
+            on_open(run)
         engine = make_engine(policy, environment, config.search.num_turns, config.optimize.strategy)
         exceeded = await search_all(run, engine, search_tasks)
         results: list[closing.Result] = []
@@ -288,7 +293,7 @@ async def run_search(
                 exceeded = error
         summary = run.write(results)
     write_report(directory.root)
-    return OptimizeResult(
+    return SearchRunResult(
         searched=run.searched,
         results=results,
         summary=summary,
@@ -296,6 +301,70 @@ async def run_search(
         run_dir=directory.root,
         exceeded=exceeded,
     )
+
+
+def result_so_far(run: SearchRun) -> SearchRunResult:
+    """What a search that was interrupted ends with: what it has stored; nothing is written."""
+    environment, searched = run.environment, list(run.searched.values())
+    summary = summary_json(searched, [], environment, run.directory)
+    return SearchRunResult(
+        searched=run.searched,
+        results=[],
+        summary=summary,
+        text=format_search(searched, [], summary, tested=False),
+        run_dir=run.directory.root,
+    )
+
+
+async def run_test(
+    config: RunConfig,
+    directory: RunDirectory,
+    tasks: Mapping[str, SealedTask],
+    searched: Mapping[str, Searched],
+    *,
+    backend: Backend | None = None,
+) -> SearchRunResult:
+    """The closing evaluation of a search that has ended: its best seeds and workflows on the test split.
+
+    Args:
+        config: Of the search, checked.
+        directory: Claimed by this process.
+        tasks: By name.
+        searched: What was found, by task.
+        backend: Asked instead of the config's executor.
+
+    Raises:
+        InputError: A test split has no items.
+        BudgetExceededError: A cap left no room; finished items are remembered.
+        ExecutorError, SandboxError, StoreError: We broke.
+    """
+    refuse_empty_test(tasks)
+    async with open_environment(config, tasks, directory, backend=backend) as environment:
+        with TrajectoryStore(directory.trajectories) as store:
+            run = SearchRun(directory=directory, environment=environment, store=store, searched=dict(searched))
+        results = await test_all(environment, list(searched.values()))
+        summary = run.write(results)
+    write_report(directory.root)
+    return SearchRunResult(
+        searched=searched,
+        results=results,
+        summary=summary,
+        text=format_search(list(searched.values()), results, summary, tested=True),
+        run_dir=directory.root,
+    )
+
+
+def refuse_empty_test(tasks: Mapping[str, SealedTask]) -> None:
+    """Refuses to test where there is nothing to test on.
+
+    Raises:
+        InputError: A test split has no items.
+    """
+    empty = [name for name, task in tasks.items() if not task.split_sizes()[Split.TEST]]
+    if empty:
+        raise InputError(
+            f"--test with an empty test split of {empty[0]}; give more rows or a smaller --validation_size"
+        )
 
 
 def tested_before(directory: RunDirectory) -> dict[str, str]:
