@@ -90,7 +90,7 @@ def shipped_flags(argument: str) -> str:
 # --- one command ------------------------------------------------------------------
 
 
-def run(main: Main, command: Flags, argv: Sequence[str] | None = None) -> None:
+def run(main: Main, command: Flags, argv: list[str] | None = None) -> None:
     """Runs `main` under absl, and ends the process with its exit code.
 
     Args:

@@ -12,9 +12,10 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from w4s_jax.run.arguments import as_field, in_words_of_calls
-from w4s_jax.run.calls import EVALUATE_DEFAULTS, Client, Data, EvaluateCall, OptimizeCall, Prices, WorkflowLike
+from w4s_jax.run.calls import Client, Data, EvaluateCall, OptimizeCall, Prices, WorkflowLike
 from w4s_jax.run.config import RunConfig
 from w4s_jax.run.endpoints import Simulated
+from w4s_jax.run.evaluation import DEFAULTS as EVALUATE_DEFAULTS
 from w4s_jax.run.progress import SILENT, Display, shown_on
 from w4s_jax.run.results import EvaluateResult, OptimizeResult
 from w4s_jax.run.runner import Worker

@@ -18,10 +18,11 @@ from typing import Any
 import openai
 
 from w4s_jax.run.arguments import budget_text, option_values
-from w4s_jax.run.config import EVALUATE_OPTIONS, OPTIMIZE_OPTIONS, RunConfig, TaskConfig
+from w4s_jax.run.config import EVALUATE_OPTIONS, OPTIMIZE_OPTIONS, RunConfig
 from w4s_jax.run.data import Questions, open_questions, write_rows
 from w4s_jax.run.directory import RunDirectory
 from w4s_jax.run.endpoints import Endpoint, Model, Simulated, executor_endpoint, make_client, meta_agent_endpoint
+from w4s_jax.run.evaluation import DEFAULTS as EVALUATE_DEFAULTS
 from w4s_jax.run.evaluation import format_result, make_request, run_evaluation
 from w4s_jax.run.meta_agent import API
 from w4s_jax.run.options import replaced, to_lines
@@ -52,9 +53,6 @@ Prices = str | Mapping[str, Mapping[str, float]]
 """USD per million tokens by model; a text is JSON, or the path of a file of it."""
 WorkflowLike = str | PathLike[str] | Workflow | OptimizedWorkflow | LoadedWorkflow
 """A path, a seed's name, source, or a workflow that is loaded."""
-
-EVALUATE_DEFAULTS = RunConfig(run_dir="runs/evaluate", tasks=TaskConfig(task=()))
-"""Of an evaluation; `RunConfig`'s own are those of a training run."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

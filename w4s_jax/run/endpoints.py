@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx2
 import openai
 
 from w4s_jax.executor.base import Backend
@@ -157,8 +158,9 @@ def make_client(config: RunConfig, endpoint: Endpoint, tasks: Iterable[SealedTas
     if config.executor.simulated:
         return SimulatedClient(SimulatedBackend(tasks=tasks))
     if endpoint.model is not None:
-        return endpoint.model.client.with_options(
-            max_retries=_RETRIES, timeout=seconds, http_client=openai.DefaultAsyncHttpxClient()
+        transport = openai.DefaultAsyncHttpxClient(limits=httpx2.Limits(max_keepalive_connections=0))
+        return endpoint.model.client.with_options(  # no connection outlives its reply: its loop may end before it
+            max_retries=_RETRIES, timeout=seconds, http_client=transport
         )
     url = resolved_base_url(config.executor.base_url or None)
     return openai.OpenAI(api_key=find_key(url), base_url=url, max_retries=_RETRIES, timeout=seconds)

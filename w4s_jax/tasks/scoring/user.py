@@ -123,11 +123,14 @@ class ProgramGrader(FunctionGrader):
         called = getattr(function, "func", function)
         if inspect.iscoroutinefunction(called) or inspect.iscoroutinefunction(getattr(called, "__call__", None)):  # noqa: B004
             raise InputError(f"metric={name} is asynchronous; write it with `def`, not `async def`")
-        with contextlib.suppress(ValueError):  # Written in C: it says nothing of its arguments.
-            try:
-                inspect.signature(function).bind(None, None)
-            except TypeError as error:
-                raise InputError(f"metric={name} cannot be called as metric(answer, target): {error}") from error
+        signature = None
+        with contextlib.suppress(ValueError, TypeError):  # Written in C: it says nothing of its arguments.
+            signature = inspect.signature(function)
+        try:
+            if signature is not None:
+                signature.bind(None, None)
+        except TypeError as error:
+            raise InputError(f"metric={name} cannot be called as metric(answer, target): {error}") from error
         return cls(function=function, rule=f"your own function {name} (sha256 {function_digest(function)})")
 
     async def __call__(self, item: Item, answer: Any, sandbox: Sandbox) -> Grade:
@@ -141,7 +144,7 @@ def function_name(function: Any) -> str:
     named = function
     while isinstance(named, functools.partial):
         named = named.func
-    named = named if hasattr(named, "__qualname__") else type(named)
+    named = named if hasattr(named, "__qualname__") and hasattr(named, "__module__") else type(named)
     return f"{named.__module__}.{named.__qualname__}"
 
 
