@@ -1,6 +1,8 @@
-"""The frame of every command: exit codes, one clear line for bad input, a clean stop.
+"""The frame of every command: exit codes, one clear line for bad input, a clean stop; and `w4s`, which names them all.
 
 command line → flags → **main** → exit code
+
+`w4s optimize --task=…`, where the package is installed, is `python -m experiments.optimize --task=…` in a checkout.
 
 0 success; absl's own for a bad flag; 2 bad input; 3 stopped by a budget,
 resumable; 130 and 143 after Ctrl-C and SIGTERM, saved and resumable.
@@ -8,8 +10,11 @@ resumable; 130 and 143 after Ctrl-C and SIGTERM, saved and resumable.
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
+import difflib
+import importlib
 import io
 import logging as std_logging
 import os
@@ -18,6 +23,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
@@ -34,9 +40,64 @@ EXIT_BUDGET = 3
 
 Main = Callable[[], None]
 
+PROGRAM = "w4s"
+COMMANDS = (
+    *("optimize", "evaluate", "rlao", "report", "export", "score"),
+    *("simulate", "warm_start", "preflight", "doctor"),
+)
+"""In the order of the help; each is a module beside this one."""
+FLAG_FILES = Path(__file__).parent / "flags"
 
-def run(main: Main, command: Flags) -> None:
-    """Runs `main` under absl, and ends the process with its exit code."""
+
+# --- all commands as one program --------------------------------------------------
+
+
+def w4s() -> None:
+    """The program `w4s`: a command's name, then its flags.
+
+    Raises:
+        SystemExit: With the command's exit code, or 2 where there is no such command.
+    """
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in HELP | {"help"}:
+        lines = "\n".join(f"  {command:<12}{summary(command)}" for command in COMMANDS)
+        print(f"usage: {PROGRAM} COMMAND --flag=value …\n\n{lines}\n\n{PROGRAM} COMMAND --help lists its flags.")
+        return
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        _fail(f"command {name!r} is unknown{f', did you mean {near[0]}?' if near else ''}; see {PROGRAM} --help", 2)
+    try:
+        command = importlib.import_module(f".{name}", __package__)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "w4s_jax":
+            raise
+        _fail(f"{PROGRAM} {name} needs {error.name}, which is not installed; pip install 'w4s_jax[train]'", 2)
+    run(command.main, command.FLAGS, [f"{PROGRAM} {name}", *map(shipped_flags, arguments)])
+
+
+def summary(command: str) -> str:
+    """The first line of a command's docstring, without importing what it needs."""
+    tree = ast.parse(Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8"))
+    return (ast.get_docstring(tree) or "").splitlines()[0].partition(": `")[0]
+
+
+def shipped_flags(argument: str) -> str:
+    """`--flagfile=quickstart` as the path of the flag file of that name, which comes with the package."""
+    shipped = FLAG_FILES / f"{argument.removeprefix('--flagfile=')}.flags"
+    return f"--flagfile={shipped}" if argument.startswith("--flagfile=") and shipped.is_file() else argument
+
+
+# --- one command ------------------------------------------------------------------
+
+
+def run(main: Main, command: Flags, argv: list[str] | None = None) -> None:
+    """Runs `main` under absl, and ends the process with its exit code.
+
+    Args:
+        main: What the command does.
+        command: Its flags.
+        argv: Its command line, the program's name first; None: that of the process.
+    """
     logging.set_verbosity(logging.ERROR)  # of the libraries that log through absl: orbax and jax say much
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without Unicode must not cost the result
@@ -45,7 +106,7 @@ def run(main: Main, command: Flags) -> None:
         flags.FLAGS.mark_as_parsed()  # absl's own; a command has flags of its own
         return list(argv)
 
-    app.run(lambda argv: execute(main, command, argv), flags_parser=parsed)
+    app.run(lambda argv: execute(main, command, argv), argv=argv, flags_parser=parsed)
 
 
 def execute(main: Main, command: Flags, argv: Sequence[str]) -> None:
@@ -152,6 +213,8 @@ def resume_command() -> str:
     """The command line of this process, or of what started it and others, to be given again."""
     if "W4S_COMMAND" in os.environ:
         return os.environ["W4S_COMMAND"]
+    if Path(sys.argv[0]).name == PROGRAM:
+        return shlex.join([PROGRAM, *sys.argv[1:]])
     module = getattr(sys.modules["__main__"], "__spec__", None)
     name = ["-m", module.name] if module else [sys.argv[0]]
     return shlex.join(

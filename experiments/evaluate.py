@@ -13,9 +13,9 @@ from pathlib import Path
 
 from absl import flags
 
-from w4s_jax.run.config import EVALUATE_OPTIONS, RunConfig, TaskConfig
+from w4s_jax.run.config import EVALUATE_OPTIONS, RunConfig
 from w4s_jax.run.directory import RunDirectory, write_out
-from w4s_jax.run.evaluation import EvaluationRequest, format_result, make_request, run_evaluation
+from w4s_jax.run.evaluation import DEFAULTS, EvaluationRequest, format_result, make_request, run_evaluation
 from w4s_jax.run.tasks import format_source, load_tasks
 from w4s_jax.run.worst_case import format_case, worst_case
 from w4s_jax.tasks.registry import expand_tasks
@@ -25,7 +25,7 @@ from w4s_jax.workflows import load_workflow, seed_names
 from . import app
 from .flags import Flags
 
-FLAGS = Flags(RunConfig(run_dir="runs/evaluate", tasks=TaskConfig(task=())), EVALUATE_OPTIONS)
+FLAGS = Flags(DEFAULTS, EVALUATE_OPTIONS)
 JSON_OUT, DRY_RUN = FLAGS.json_out(), FLAGS.dry_run()
 WORKFLOW = flags.DEFINE_string(
     "workflow", "", "A workflow file (FILE.py), or the name of a seed workflow.", flag_values=FLAGS.values

@@ -13,6 +13,7 @@ from typing import Any
 
 from absl import flags
 
+from w4s_jax.run.arguments import refuse_objects
 from w4s_jax.run.config import RunConfig
 from w4s_jax.run.options import Option, OptionType, options, replaced
 
@@ -47,12 +48,14 @@ class Flags:
         """The run that the command line describes.
 
         Raises:
-            InputError: Flags that do not fit together.
+            InputError: Flags that do not fit together, or of a program's run with an object of that program.
         """
         known = options(RunConfig)
         values = {name: self.values[name].value for name in self._names}
         lists = {name: tuple(v or ()) for name, v in values.items() if known[name].type is OptionType.LIST}
-        return replaced(self._defaults, values | lists)
+        config = replaced(self._defaults, values | lists)
+        refuse_objects(config, self._names)
+        return config
 
     def parse(self, argv: Sequence[str]) -> list[str]:
         """Reads a command line, its flag files included; returns what is no flag, the program's name first.

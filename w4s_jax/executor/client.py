@@ -74,6 +74,7 @@ class OpenAIBackend:
         key_variables: Sequence[str] = ("OPENAI_API_KEY",),
         timeout_seconds: float = CALL_TIMEOUT_SECONDS,
         simulated_on_loopback: str = "",
+        client: openai.AsyncOpenAI | None = None,
     ) -> None:
         """Makes the client; connects to nothing.
 
@@ -84,27 +85,21 @@ class OpenAIBackend:
             key_variables: names of variables of the environment; the first that is set holds the key.
             timeout_seconds: hard limit of one attempt, from its first byte to its last.
             simulated_on_loopback: name of the model that is a simulator where the server is on this machine.
+            client: whose address, key and headers are used, over connections of our own, instead of the three above.
 
         Raises:
             InputError: the URL is not one, or the model's name or the key of a server elsewhere is missing.
         """
         if not model:
             raise InputError("the model's name is empty; give it as the server writes it, e.g. gpt-4o-mini")
-        base_url = resolved_base_url(base_url)
+        base_url = resolved_base_url(base_url) if client is None else str(client.base_url)
         loopback = _is_loopback(base_url)
         self.model, self.simulated = model, loopback and model == simulated_on_loopback
-        keys = [api_key, *map(os.environ.get, key_variables), "none" if loopback else None]
-        key = next(filter(None, keys), None)
-        self._key_name = " or ".join(key_variables)
-        if key is None:
-            raise InputError(f"{self._key_name} is not set and {base_url} needs a key; export {key_variables[0]}=<key>")
-        if not re.fullmatch(r"[!-~]+", key := key.strip()):
-            raise InputError(f"{self._key_name} holds a character that no key has (a quote, a space, a line end?)")
         self._timeout = timeout_seconds
         self._adapter = Adapter(model, needs_limit=True)
-        self._client = openai.AsyncOpenAI(
-            api_key=key,
-            base_url=base_url,
+        self._key_name = f"the key of the {type(client).__name__}" if client else " or ".join(key_variables)
+        client = client or openai.AsyncOpenAI(api_key=find_key(base_url, api_key, key_variables), base_url=base_url)
+        self._client = client.copy(
             max_retries=0,
             timeout=None,
             http_client=openai.DefaultAioHttpClient(
@@ -145,6 +140,26 @@ class OpenAIBackend:
         message = _error_message(error)
         self._adapter.refused(error.status_code, message, code=error.code, parameter=error.param, payload=payload)
         raise _status_fault(error, message, self._key_name) from error
+
+
+def find_key(base_url: str, api_key: str | None = None, variables: Sequence[str] = ("OPENAI_API_KEY",)) -> str:
+    """The key for a server: the one given, else that of the environment; a server on loopback needs none.
+
+    Args:
+        base_url: Of the server.
+        api_key: None or empty: that of `variables`.
+        variables: Names of variables of the environment; the first that is set holds the key.
+
+    Raises:
+        InputError: There is none, or it cannot be one.
+    """
+    keys = [api_key, *map(os.environ.get, variables), "none" if _is_loopback(base_url) else None]
+    key, names = next(filter(None, keys), None), " or ".join(variables)
+    if key is None:
+        raise InputError(f"{names} is not set and {base_url} needs a key; export {variables[0]}=<key>")
+    if not re.fullmatch(r"[!-~]+", key := key.strip()):
+        raise InputError(f"{names} holds a character that no key has (a quote, a space, a line end?)")
+    return key
 
 
 def resolved_base_url(base_url: str | None) -> str:

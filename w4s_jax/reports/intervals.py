@@ -44,8 +44,11 @@ class Estimate(NamedTuple):
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] n={self.n}"
 
 
-def share(right: int, n: int) -> Estimate:
+def share(right: float, n: int) -> Estimate:
     """A share with Wilson's interval; of nothing, 0 with [0, 1].
+
+    A sum of scores in [0, 1] may stand for `right`: no such scores vary more than those that are 0 or 1 with the same
+    mean, so the interval is then on the safe side.
 
     Raises:
         InputError: Not 0 ≤ right ≤ n.

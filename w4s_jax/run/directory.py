@@ -52,12 +52,18 @@ class RunDirectory:
         self.versions = root / "versions.json"
 
     @contextmanager
-    def opened(self, lines: Mapping[str, str], may_change: Collection[str] = MAY_CHANGE_ON_RESUME) -> Iterator[bool]:
+    def opened(
+        self,
+        lines: Mapping[str, str],
+        may_change: Collection[str] = MAY_CHANGE_ON_RESUME,
+        comments: Collection[str] = (),
+    ) -> Iterator[bool]:
         """Claims the directory for this process; yields whether it holds an earlier part of this run.
 
         Args:
             lines: Every option of the command by name, as `--name=value`; see `options.to_lines`.
             may_change: Names of options that may have another value than before.
+            comments: Lines for people, written before the options.
 
         Raises:
             InputError: Another process is running here, or an option that decides results differs.
@@ -78,7 +84,8 @@ class RunDirectory:
             resumed = self.flags.exists()
             if resumed:
                 self._refuse_other_flags(lines, may_change)
-            self.write(self.flags, "".join(f"{line}\n" for line in lines.values()))
+            written = [*(f"# {comment}" for comment in comments), *lines.values()]
+            self.write(self.flags, "".join(f"{line}\n" for line in written))
             try:
                 yield resumed
             except W4sError:

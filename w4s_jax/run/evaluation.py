@@ -18,7 +18,7 @@ from typing import Any
 from w4s_jax.executor.base import Backend
 from w4s_jax.executor.ledger import Totals
 from w4s_jax.reports.intervals import bounded_mean, share
-from w4s_jax.run.config import RunConfig
+from w4s_jax.run.config import RunConfig, TaskConfig
 from w4s_jax.run.directory import RunDirectory
 from w4s_jax.run.environment import Environment, open_environment
 from w4s_jax.run.progress import Progress
@@ -38,6 +38,8 @@ from w4s_jax.types import (
     Workflow,
 )
 
+DEFAULTS = RunConfig(run_dir="runs/evaluate", tasks=TaskConfig(task=()))
+"""Of an evaluation; `RunConfig`'s own are those of a training run."""
 _SHOWN_SYMPTOMS = 5
 
 

@@ -1,36 +1,111 @@
-"""Progress of long steps: one live line on a terminal, a line every few seconds elsewhere.
+"""Progress of long steps: one live line on a terminal or in a notebook, a line every few seconds elsewhere.
 
-any long step → **standard error**
+any long step → Progress, note → **Display** of this call → standard error, a notebook's cell, nothing
+
+Where progress is shown is a value of the context that a call runs in, so that two calls in one process do not share it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import dataclasses
 import sys
 import time
-from typing import TextIO
+from collections.abc import Iterator
+from typing import Self, TextIO
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Display:
+    """Where progress is shown, and how.
+
+    Example:
+        >>> import io
+        >>> Display.of(io.StringIO()).live
+        False
+    """
+
+    stream: TextIO | None
+    """None shows nothing."""
+    live: bool = False
+    """Whether a line is written over the one before."""
+    erases: bool = False
+    """Whether the stream knows the terminal's sequence that erases a line; else blanks do."""
+    every_seconds: float = 5.0
+    """Seconds between two lines of one step, at least."""
+
+    @classmethod
+    def of(cls, stream: TextIO) -> Display:
+        """How progress is shown on a stream."""
+        if stream.isatty():
+            return cls(stream=stream, live=True, erases=True, every_seconds=0.2)
+        if type(stream).__module__.partition(".")[0] == "ipykernel":
+            return cls(stream=stream, live=True, every_seconds=0.5)
+        return cls(stream=stream)
+
+    @classmethod
+    def here(cls) -> Display:
+        """Standard error; in a notebook standard output, as the other is shown as a failure there."""
+        output = cls.of(sys.stdout)
+        return output if output.live and not output.erases else cls.of(sys.stderr)
+
+    def write(self, text: str) -> None:
+        """Writes, if anything is shown."""
+        if self.stream is not None:
+            self.stream.write(text)
+            self.stream.flush()
+
+
+SILENT = Display(stream=None)
+"""Shows nothing."""
+
+_display: contextvars.ContextVar[Display | None] = contextvars.ContextVar("w4s_jax_display", default=None)
+"""None: standard error as it is when something is shown."""
+
+
+@contextlib.contextmanager
+def shown_on(display: Display) -> Iterator[None]:
+    """Shows the progress of what runs in this context, and of what it starts, on another display."""
+    token = _display.set(display)
+    try:
+        yield
+    finally:
+        _display.reset(token)
 
 
 def note(text: str) -> None:
-    """Says something once, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """Says something once."""
+    (_display.get() or Display.of(sys.stderr)).write(f"{text}\n")
 
 
 class Progress:
-    """Counts the parts of one long step.
+    r"""Counts the parts of one long step.
 
     Example:
-        with Progress("rollouts", total=120) as progress:
-            progress.advance(score="0.41")
+        >>> import io
+        >>> stream = io.StringIO()
+        >>> with Progress("rollouts", total=120, stream=stream) as progress:
+        ...     progress.advance(score="0.41")
+        >>> stream.getvalue()
+        'rollouts: 1/120  0 s  score 0.41\\n'
     """
 
-    def __init__(self, label: str, total: int, *, stream: TextIO | None = None, every_seconds: float = 5.0):
-        """Starts at 0 of `total`; prints at most every `every_seconds` where there is no terminal."""
+    def __init__(self, label: str, total: int, *, stream: TextIO | None = None, every_seconds: float | None = None):
+        """Starts at 0 of `total`.
+
+        Args:
+            label: Names the step.
+            total: Parts it has.
+            stream: Instead of the context's display.
+            every_seconds: Instead of the display's.
+        """
         self._label, self._total = label, total
-        self._stream = stream or sys.stderr
-        self._live = self._stream.isatty()
-        self._interval = 0.2 if self._live else every_seconds
+        self._display = Display.of(stream) if stream else _display.get() or Display.of(sys.stderr)
+        self._interval = self._display.every_seconds if every_seconds is None else every_seconds
         self._started = time.monotonic()
-        self._printed = self._started
+        self._shown = self._started
+        self._width = 0
         self._done = 0
         self._facts: dict[str, object] = {}
 
@@ -38,25 +113,27 @@ class Progress:
         """Counts `count` more parts; `facts` are shown behind the count."""
         self._done += count
         self.note(**facts)
-        if time.monotonic() - self._printed >= self._interval:
-            self._print(end="" if self._live else "\n")
+        if time.monotonic() - self._shown >= self._interval:
+            self._show(end="" if self._display.live else "\n")
 
     def note(self, **facts: object) -> None:
         """Changes what is shown behind the count, without counting."""
         self._facts |= facts
 
-    def _print(self, end: str) -> None:
-        self._printed = time.monotonic()
-        seconds = self._printed - self._started
+    def _show(self, end: str) -> None:
+        self._shown = time.monotonic()
+        seconds = self._shown - self._started
         facts = "  ".join(f"{name} {value}" for name, value in self._facts.items())
         line = f"{self._label}: {self._done}/{self._total}  {seconds:.0f} s  {facts}".rstrip()
-        self._stream.write(f"\r\x1b[2K{line}{end}" if self._live else f"{line}{end}")
-        self._stream.flush()
+        begin = "\r\x1b[2K" if self._display.erases else "\r" if self._display.live else ""
+        blanks = " " * max(0, self._width - len(line)) if self._display.live and not self._display.erases else ""
+        self._width = len(line)
+        self._display.write(f"{begin}{line}{blanks}{end}")
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         """Returns itself."""
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Prints the last count."""
-        self._print(end="\n")
+        """Shows the last count."""
+        self._show(end="\n")

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ class SearchRun:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizeResult:
+class SearchRunResult:
     """What a search ends with, as far as it came."""
 
     searched: Mapping[str, Searched]
@@ -127,8 +127,12 @@ class OptimizeResult:
 # --- the search -------------------------------------------------------------------
 
 
-def checked(config: RunConfig) -> tuple[RunConfig, list[str]]:
+def checked(config: RunConfig, names: Sequence[str] | None = None) -> tuple[RunConfig, list[str]]:
     """The config with what it leaves to the meta-agent, and the names of its tasks.
+
+    Args:
+        config: Of the run.
+        names: Of tasks that are at hand; None: those that the config names.
 
     Raises:
         InputError: No run directory, no task, an unknown one, rules that end a search at once, or a tracker that is
@@ -138,10 +142,10 @@ def checked(config: RunConfig) -> tuple[RunConfig, list[str]]:
         raise InputError("--run_dir is empty; give the folder the search is written to, e.g. --run_dir=runs/mine")
     if not config.tasks.task:
         raise InputError("--task is empty; name one, e.g. --task=toy_units or --task=jsonl:FILE, see docs/tasks.md")
-    names = expand_tasks(",".join(config.tasks.task))
+    expanded = expand_tasks(",".join(config.tasks.task)) if names is None else list(names)
     stop_rules(config)
     refuse_missing(config.tracking)
-    return resolved(config), names
+    return resolved(config), expanded
 
 
 def stop_rules(config: RunConfig) -> StopRules:
@@ -236,7 +240,7 @@ async def test_all(environment: Environment, searched: Sequence[Searched]) -> li
 
 def optimize(
     config: RunConfig, names: Sequence[str], *, runner: Runner = asyncio.run, callbacks: Sequence[Callback] = ()
-) -> OptimizeResult:
+) -> SearchRunResult:
     """Searches, or does what is missing of it in the run directory.
 
     Args:
@@ -252,7 +256,7 @@ def optimize(
     directory = RunDirectory(Path(config.run_dir))
     with directory.opened(to_lines(config, OPTIMIZE_OPTIONS - {"run_dir"}), MAY_CHANGE):
         tasks = load_tasks(config.tasks, names)
-        result: OptimizeResult = runner(run_search(config, directory, tasks, callbacks=callbacks))
+        result: SearchRunResult = runner(run_search(config, directory, tasks, callbacks=callbacks))
         return result
 
 
@@ -264,7 +268,8 @@ async def run_search(
     backend: Backend | None = None,
     meta_backend: Backend | None = None,
     callbacks: Sequence[Callback] = (),
-) -> OptimizeResult:
+    on_open: Callable[[SearchRun], None] | None = None,
+) -> SearchRunResult:
     """The whole search, or what is missing of it; what was found is written after each turn.
 
     Args:
@@ -274,6 +279,7 @@ async def run_search(
         backend: Asked instead of the config's executor.
         meta_backend: Asked instead of the config's meta-agent.
         callbacks: Watch the run, after its own records.
+        on_open: Called once with the run, when its seeds are evaluated and it has a best workflow.
 
     Raises:
         InputError: An option that does not fit.
@@ -281,11 +287,8 @@ async def run_search(
     """
     refuse_other_data(directory.versions, tasks)
     test = config.optimize.test
-    empty = [name for name, task in tasks.items() if test and not task.split_sizes()[Split.TEST]]
-    if empty:
-        raise InputError(
-            f"--test with an empty test split of {empty[0]}; give more rows or a smaller --validation_size"
-        )
+    if test:
+        refuse_empty_test(tasks)
     async with contextlib.AsyncExitStack() as stack:
         environment = await stack.enter_async_context(open_environment(config, tasks, directory, backend=backend))
         policy = await stack.enter_async_context(open_meta_agent(config, environment, backend=meta_backend))
@@ -307,6 +310,8 @@ async def run_search(
             )
         if not directory.summary.exists():
             run.write([])
+        if on_open is not None:
+            on_open(run)
         engine = make_engine(policy, environment, config.search.num_turns, config.optimize.strategy)
         exceeded = await search_all(run, engine, search_tasks)
         results: list[closing.Result] = []
@@ -321,7 +326,7 @@ async def run_search(
         summary = run.write(results)
         write_report(directory.root)
         watched.on_run_end(summary)
-    return OptimizeResult(
+    return SearchRunResult(
         searched=run.searched,
         results=results,
         summary=summary,
@@ -329,6 +334,70 @@ async def run_search(
         run_dir=directory.root,
         exceeded=exceeded,
     )
+
+
+def result_so_far(run: SearchRun) -> SearchRunResult:
+    """What a search that was interrupted ends with: what it has stored; nothing is written."""
+    environment, searched = run.environment, list(run.searched.values())
+    summary = summary_json(searched, [], environment, run.directory)
+    return SearchRunResult(
+        searched=run.searched,
+        results=[],
+        summary=summary,
+        text=format_search(searched, [], summary, tested=False),
+        run_dir=run.directory.root,
+    )
+
+
+async def run_test(
+    config: RunConfig,
+    directory: RunDirectory,
+    tasks: Mapping[str, SealedTask],
+    searched: Mapping[str, Searched],
+    *,
+    backend: Backend | None = None,
+) -> SearchRunResult:
+    """The closing evaluation of a search that has ended: its best seeds and workflows on the test split.
+
+    Args:
+        config: Of the search, checked.
+        directory: Claimed by this process.
+        tasks: By name.
+        searched: What was found, by task.
+        backend: Asked instead of the config's executor.
+
+    Raises:
+        InputError: A test split has no items.
+        BudgetExceededError: A cap left no room; finished items are remembered.
+        ExecutorError, SandboxError, StoreError: We broke.
+    """
+    refuse_empty_test(tasks)
+    async with open_environment(config, tasks, directory, backend=backend) as environment:
+        with TrajectoryStore(directory.trajectories) as store:
+            run = SearchRun(directory=directory, environment=environment, store=store, searched=dict(searched))
+        results = await test_all(environment, list(searched.values()))
+        summary = run.write(results)
+    write_report(directory.root)
+    return SearchRunResult(
+        searched=searched,
+        results=results,
+        summary=summary,
+        text=format_search(list(searched.values()), results, summary, tested=True),
+        run_dir=directory.root,
+    )
+
+
+def refuse_empty_test(tasks: Mapping[str, SealedTask]) -> None:
+    """Refuses to test where there is nothing to test on.
+
+    Raises:
+        InputError: A test split has no items.
+    """
+    empty = [name for name, task in tasks.items() if not task.split_sizes()[Split.TEST]]
+    if empty:
+        raise InputError(
+            f"--test with an empty test split of {empty[0]}; give more rows or a smaller --validation_size"
+        )
 
 
 def tested_before(directory: RunDirectory) -> dict[str, str]:

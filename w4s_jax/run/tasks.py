@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,17 @@ def task_names(config: TaskConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return train, tuple(expand_tasks(",".join(config.eval_task))) if config.eval_task else train
 
 
-def load_tasks(config: TaskConfig, names: Iterable[str]) -> dict[str, SealedTask]:
+Metric = Callable[[Any, Any], Any]
+"""A function (answer, target) of the calling program, which gives a truth value or a score in [0, 1]."""
+
+
+def load_tasks(config: TaskConfig, names: Iterable[str], *, metric: Metric | None = None) -> dict[str, SealedTask]:
     """Tasks by name, each once.
+
+    Args:
+        config: Says how rows are read and split.
+        names: Of the tasks, groups expanded.
+        metric: Grades the answers to the rows of `jsonl:PATH` instead of the scorer.
 
     Raises:
         InputError: An unknown task, or missing or bad data.
@@ -44,7 +53,7 @@ def load_tasks(config: TaskConfig, names: Iterable[str]) -> dict[str, SealedTask
         raise InputError(
             f"--data_dir={config.data_dir} is no folder; give the one that holds NAME/SPLIT.jsonl, or none"
         )
-    options, custom = task_options(config), custom_format(config)
+    options, custom = task_options(config), dataclasses.replace(custom_format(config), function=metric)
     revisions, names = data_revisions(config), tuple(dict.fromkeys(names))
     of_files = [f"--{name}" for name in _OF_FILES if getattr(config, name) != getattr(TaskConfig(), name)]
     if of_files and not any(name.startswith("jsonl:") for name in names):

@@ -18,12 +18,12 @@ import dataclasses
 import json
 import reprlib
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from w4s_jax.tasks.base import ItemTask, TaskOptions
-from w4s_jax.tasks.scorers import SCORERS, Scorer, make_scorer
+from w4s_jax.tasks.scorers import SCORERS, Scorer, function_scorer, make_scorer
 from w4s_jax.tasks.scoring.user import Blame, FunctionGrader, load_object
 from w4s_jax.tasks.source import Row, read_rows
 from w4s_jax.tasks.splits import cut, resize, shuffled
@@ -51,6 +51,8 @@ class CustomFormat:
     """Holds the gold answer; for `code` the tests."""
     scorer: str = "exact"
     """One of `SCORERS`, or `python:FILE.py:FUNCTION`."""
+    function: Callable[[Any, Any], Any] | None = None
+    """Grades (answer, target) instead of the scorer: a function of the program that calls this package."""
     description: Path | None = None
     """A text file that says to the meta-agent what the task is about."""
 
@@ -97,7 +99,8 @@ def load_custom(path: Path, file_format: CustomFormat, options: TaskOptions) -> 
         InputError: the file, its description or the scorer cannot be read, a row is bad (named by
             its line), or the sizes exceed the rows.
     """
-    scorer = make_scorer(file_format.scorer)
+    function = file_format.function
+    scorer = make_scorer(file_format.scorer) if function is None else function_scorer(function)
     return _task(
         f"jsonl:{path}",
         path.stem,

@@ -21,7 +21,7 @@ from w4s_jax.tasks.scoring.code import TestsGrader
 from w4s_jax.tasks.scoring.numbers import parse_number
 from w4s_jax.tasks.scoring.numeric import NumericGrader
 from w4s_jax.tasks.scoring.text import ExactGrader, F1Grader
-from w4s_jax.tasks.scoring.user import FunctionGrader
+from w4s_jax.tasks.scoring.user import FunctionGrader, ProgramGrader
 from w4s_jax.tasks.source import Row
 from w4s_jax.types import InputError
 
@@ -125,8 +125,20 @@ def _code() -> Scorer:
     )
 
 
+def function_scorer(function: Callable[[Any, Any], Any]) -> Scorer:
+    """A scorer by a function of the program that calls this package.
+
+    Raises:
+        InputError: It cannot be called with an answer and a target, or it is asynchronous.
+    """
+    return _scorer_of(ProgramGrader.of_program(function))
+
+
 def _user_scorer(spec: str) -> Scorer:
-    grader = FunctionGrader.load(spec.removeprefix("python:"))
+    return _scorer_of(FunctionGrader.load(spec.removeprefix("python:")))
+
+
+def _scorer_of(grader: FunctionGrader) -> Scorer:
     return Scorer(
         name="python",
         grader=grader,

@@ -10,11 +10,13 @@ be named.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import gzip
 import json
 import logging
+import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +30,8 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
 
 _UTF8 = "utf-8-sig"
 """A mark of the byte order before the first character is no part of it."""
+_ONE_LIMIT = threading.Lock()
+"""Of a CSV's cells, for the whole process."""
 _LONGEST_CELL = 10_000_000
 """Characters of a CSV's cell, beyond Python's own limit of 131,072."""
 
@@ -148,11 +152,11 @@ class HubSource:
     def _download(self, split: str, data_dir: Path | None, revision: str | None) -> Rows:
         import datasets  # Half a second and a network client: only where no file is at hand.
 
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # It tells each of its retries, twice.
         try:
-            builder = datasets.load_dataset_builder(self.hub_id, self.config, revision=revision)
-            builder.download_and_prepare()
-            table = builder.as_dataset(split=split)
+            with _quiet("huggingface_hub"):  # It tells each of its retries, twice.
+                builder = datasets.load_dataset_builder(self.hub_id, self.config, revision=revision)
+                builder.download_and_prepare()
+                table = builder.as_dataset(split=split)
         except (OSError, ValueError, RuntimeError) as error:
             stem = f"{self.config}_{split}" if self.config_in_files and self.config else split
             wanted = f"{data_dir or 'DIR'}/{self.name}/{stem}.jsonl"
@@ -201,18 +205,37 @@ def _read(path: Path) -> Iterator[Row]:
 
 def _read_csv(path: Path) -> Iterator[Row]:
     """Rows under the names of the first line; every value is a text."""
-    limit = csv.field_size_limit(_LONGEST_CELL)
+    with _longest_cell(_LONGEST_CELL), path.open(encoding=_UTF8, newline="") as lines:
+        table = csv.DictReader(lines)
+        _check_names(path, table.fieldnames or ())
+        for values in table:
+            row = Row(place=f"{path}:{table.line_num}", values=values)
+            if None in values or None in values.values():
+                raise row.error(f"the row has not the {len(table.fieldnames or ())} columns of the first line")
+            yield row
+
+
+@contextlib.contextmanager
+def _longest_cell(characters: int) -> Iterator[None]:
+    """Lets cells of a CSV be longer; in one thread at a time, as the limit is the whole process's."""
+    with _ONE_LIMIT:
+        before = csv.field_size_limit(characters)
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Lets a logger say errors alone, for a while."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
     try:
-        with path.open(encoding=_UTF8, newline="") as lines:
-            table = csv.DictReader(lines)
-            _check_names(path, table.fieldnames or ())
-            for values in table:
-                row = Row(place=f"{path}:{table.line_num}", values=values)
-                if None in values or None in values.values():
-                    raise row.error(f"the row has not the {len(table.fieldnames or ())} columns of the first line")
-                yield row
+        yield
     finally:
-        csv.field_size_limit(limit)  # It is one for the whole process.
+        logger.setLevel(before)
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
-"""Grades by a function of the user's own: `--scorer=python:FILE.py:FUNCTION`.
+"""Grades by a function of the user's own: `--scorer=python:FILE.py:FUNCTION`, or one of the program that calls us.
 
 FILE.py → load_object → **FunctionGrader**: function(answer, target) → Grade
+metric=function → **ProgramGrader**: the same, off the event loop
 
 The file is the user's, and trusted: it runs in this process, where the targets are. Its
 content is part of the rule, as is that of the file of an inherited function, so that what
@@ -9,8 +10,10 @@ another version graded stays apart; files that those import are not.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import inspect
 import numbers
@@ -18,7 +21,8 @@ import reprlib
 import sys
 import traceback
 import types
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +94,100 @@ class FunctionGrader:
             InputError: the function raised, or gave something else than a grade.
         """
         del sandbox
-        score = self.score(item, answer)
-        if score == 1.0:
-            return Grade(1.0)
-        return Grade(score, (TextSymptom.PARTIAL if score else TextSymptom.DIFFERENT).value)
+        return graded(self.score(item, answer))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProgramGrader(FunctionGrader):
+    """Asks a function of the program that calls this package, in a thread, one answer at a time.
+
+    So a slow function holds up no reply of a model, and one that is not made for threads needs no lock.
+
+    Example:
+        >>> ProgramGrader.of_program(lambda answer, target: answer == target).rule.startswith("your own function")
+        True
+    """
+
+    _turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = dataclasses.field(
+        default_factory=weakref.WeakKeyDictionary, compare=False, repr=False
+    )
+
+    @classmethod
+    def of_program(cls, function: Callable[[Any, Any], Any]) -> ProgramGrader:
+        """A grader by a function, a bound method, a partial or any other callable.
+
+        Raises:
+            InputError: It cannot be called with two arguments, or it is asynchronous.
+        """
+        name = function_name(function)
+        called = getattr(function, "func", function)
+        if inspect.iscoroutinefunction(called) or inspect.iscoroutinefunction(getattr(called, "__call__", None)):  # noqa: B004
+            raise InputError(f"metric={name} is asynchronous; write it with `def`, not `async def`")
+        signature = None
+        with contextlib.suppress(ValueError, TypeError):  # Written in C: it says nothing of its arguments.
+            signature = inspect.signature(function)
+        try:
+            if signature is not None:
+                signature.bind(None, None)
+        except TypeError as error:
+            raise InputError(f"metric={name} cannot be called as metric(answer, target): {error}") from error
+        return cls(function=function, rule=f"your own function {name} (sha256 {function_digest(function)})")
+
+    async def __call__(self, item: Item, answer: Any, sandbox: Sandbox) -> Grade:
+        """As `FunctionGrader`, in a thread."""
+        async with self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+            return graded(await asyncio.to_thread(self.score, item, answer))
+
+
+def function_name(function: Any) -> str:
+    """E.g. `mine.close_enough`."""
+    named = function
+    while isinstance(named, functools.partial):
+        named = named.func
+    named = named if hasattr(named, "__qualname__") and hasattr(named, "__module__") else type(named)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def function_digest(function: Any) -> str:
+    """Twelve hex digits over what a function does, as far as it can be read: source, defaults, what it closes over."""
+    return hashlib.sha256("\n".join(_makings(function)).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def _makings(function: Any) -> Iterator[str]:
+    """The parts of a function that decide what it returns; of values, those that are written the same each time."""
+    if isinstance(function, functools.partial):
+        yield from _makings(function.func)
+        yield from map(_plain, (*function.args, *sorted(function.keywords.items())))
+        return
+    inner = inspect.unwrap(getattr(function, "__func__", function))
+    inner = inner if hasattr(inner, "__code__") else type(inner).__call__
+    try:
+        yield inspect.getsource(inner)
+    except (OSError, TypeError):  # From a prompt, or not written in Python.
+        code = getattr(inner, "__code__", None)
+        yield (
+            function_name(function)
+            if code is None
+            else f"{code.co_code.hex()} {code.co_names} {_plain(code.co_consts)}"
+        )
+    yield from map(_plain, getattr(inner, "__defaults__", None) or ())
+    for cell in getattr(inner, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # Not filled yet.
+            yield from _makings(cell.cell_contents) if callable(cell.cell_contents) else [_plain(cell.cell_contents)]
+
+
+def _plain(value: Any) -> str:
+    """A value as text that is the same in every process: of an object, its type alone."""
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_plain, value))}]"
+    return repr(value) if isinstance(value, str | bytes | int | float | bool | None) else type(value).__qualname__
+
+
+def graded(score: float) -> Grade:
+    """A score with what can be seen of a wrong answer."""
+    if score == 1.0:
+        return Grade(1.0)
+    return Grade(score, (TextSymptom.PARTIAL if score else TextSymptom.DIFFERENT).value)
 
 
 def _other_files(function: Callable[[Any, Any], Any], path: Path) -> list[Path]:
