@@ -374,7 +374,13 @@ async def run_test(
     refuse_empty_test(tasks)
     async with open_environment(config, tasks, directory, backend=backend) as environment:
         with TrajectoryStore(directory.trajectories) as store:
-            run = SearchRun(directory=directory, environment=environment, store=store, searched=dict(searched))
+            run = SearchRun(
+                directory=directory,
+                environment=environment,
+                store=store,
+                callbacks=Callbacks(),
+                searched=dict(searched),
+            )
         results = await test_all(environment, list(searched.values()))
         summary = run.write(results)
     write_report(directory.root)
