@@ -3,17 +3,21 @@
 import json
 import logging
 import threading
+import tomllib
+from pathlib import Path
 
 import pytest
 from tracked_runs import search
 
 from w4s_jax.run import trackers
 from w4s_jax.run.callbacks import Callback
-from w4s_jax.run.config import RunConfig, TrackingConfig
+from w4s_jax.run.config import TRACKERS, RunConfig, TrackingConfig
 from w4s_jax.run.directory import RunDirectory
 from w4s_jax.run.options import from_lines, options
+from w4s_jax.run.tracker_clients import CLIENTS
 from w4s_jax.types import InputError, StoreError
 
+ROOT = Path(__file__).parent.parent
 ONE, TWO = ("--num_turns=1",), ("--num_turns=2",)
 
 
@@ -196,6 +200,12 @@ def test_memory_that_is_none_is_refused_with_what_to_do(tmp_path):
 
 
 # --- options ----------------------------------------------------------------------
+
+
+def test_every_tracker_that_has_a_name_has_a_client_and_an_extra_called_as_its_package():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert tuple(CLIENTS) == TRACKERS
+    assert {name for name in TRACKERS if CLIENTS[name]().name == name and name in extras} == set(TRACKERS)
 
 
 def test_a_tracker_is_known_by_name_and_named_once():
