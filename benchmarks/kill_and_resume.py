@@ -96,7 +96,7 @@ def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     """Waits for the end of a process.
 
     Raises:
-        subprocess.TimeoutExpired: it took longer than `PATIENCE`; it is killed.
+        subprocess.TimeoutExpired: It took longer than `PATIENCE`; it is killed.
     """
     try:
         out, err = process.communicate(timeout=PATIENCE)
@@ -192,9 +192,9 @@ def differences(wanted: Left, found: Left, stored: Sequence[Left] = ()) -> list[
     """What a resumed run got wrong; empty where it equals the uninterrupted one.
 
     Args:
-        wanted: the uninterrupted run.
-        found: the resumed one.
-        stored: what it held at each kill.
+        wanted: The uninterrupted run.
+        found: The resumed one.
+        stored: What it held at each kill.
     """
     wrong = [
         f"{name} differ"

@@ -94,7 +94,7 @@ class Cell:
         """The measures of one group of families, or of the warm start on it.
 
         Raises:
-            FileNotFoundError: the cell has not been run.
+            FileNotFoundError: The cell has not been run.
         """
         return Measures(**json.loads(self.result.read_text())[group])
 

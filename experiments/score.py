@@ -75,7 +75,7 @@ def token_ids(chat: Chat) -> tuple[int, ...]:
     """Ids of what is to be scored.
 
     Raises:
-        InputError: a file cannot be read, is empty, or holds no dialogue.
+        InputError: A file cannot be read, is empty, or holds no dialogue.
     """
     if TEXT_FILE.value:
         ids = chat.encode_text(read_text(TEXT_FILE.value))
@@ -89,7 +89,7 @@ def read_text(path: str) -> str:
     """The content of a UTF-8 file.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: It cannot be read.
     """
     try:
         return Path(path).read_text(encoding="utf-8")
@@ -101,7 +101,7 @@ def read_dialogue(path: str) -> list[Message]:
     """The messages of a JSON file.
 
     Raises:
-        InputError: it is not a list of objects with the texts `role` and `content`.
+        InputError: It is not a list of objects with the texts `role` and `content`.
     """
     try:
         given: Any = json.loads(read_text(path))
@@ -119,7 +119,7 @@ def write_json(path: Path, result: dict[str, Any]) -> None:
     """Writes the result whole.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: It cannot be written.
     """
     try:
         path.write_text(json.dumps(result) + "\n")

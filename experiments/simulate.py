@@ -71,7 +71,7 @@ def read_faults(entries: Sequence[str]) -> dict[FaultKind, float]:
     """Reads `--faults`.
 
     Raises:
-        InputError: an unknown kind, or what should be a probability is no number.
+        InputError: An unknown kind, or what should be a probability is no number.
     """
     faults = {}
     for entry in entries:
@@ -103,7 +103,7 @@ async def simulate() -> int:
     """Serves until a signal comes, and returns the exit code.
 
     Raises:
-        InputError: an unknown task, or a port or faults that cannot be.
+        InputError: An unknown task, or a port or faults that cannot be.
     """
     stopped: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):

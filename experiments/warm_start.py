@@ -118,7 +118,7 @@ def check_tokenizer(trained: Chat, folder: Path, texts: Sequence[str]) -> None:
     """Refuses a folder whose tokenizer, as `transformers` loads it beside config.json, is not the one trained with.
 
     Raises:
-        InputError: it splits a text differently.
+        InputError: It splits a text differently.
     """
     loaded = Chat.load(folder)
     for text in texts:

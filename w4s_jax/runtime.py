@@ -82,21 +82,21 @@ def load_workflow(
     """Loads a workflow file; the sandbox starts with the first question.
 
     Args:
-        path: of the Python file, e.g. `runs/optimize/workflows/best.py`.
-        client: with `chat.completions.create`: `openai.OpenAI()`, `openai.AsyncOpenAI()` or one with
+        path: Of the Python file, e.g. `runs/optimize/workflows/best.py`.
+        client: With `chat.completions.create`: `openai.OpenAI()`, `openai.AsyncOpenAI()` or one with
             that method; here for every question, or with each one.
-        model: name of the model at the client's server; here or with each question.
+        model: Name of the model at the client's server; here or with each question.
         sandbox: `auto`, `bwrap`, `guard` or `process`.
-        packages: distributions that the workflow may import.
-        allow_unsafe_sandbox: lets `process` run while an API key is in the environment.
-        item_timeout: seconds that the workflow may compute on a question; waiting for the model does not count.
-        max_calls: most choices that one question may ask for.
-        max_tokens: most completion tokens a choice; None leaves it to the workflow and the model.
-        workers: children that compute at a time; the number of cores where None.
-        concurrency: calls of a synchronous client that are on their way at once, a thread each.
+        packages: Distributions that the workflow may import.
+        allow_unsafe_sandbox: Lets `process` run while an API key is in the environment.
+        item_timeout: Seconds that the workflow may compute on a question; waiting for the model does not count.
+        max_calls: Most choices that one question may ask for.
+        max_tokens: Most completion tokens a choice; None leaves it to the workflow and the model.
+        workers: Children that compute at a time; the number of cores where None.
+        concurrency: Calls of a synchronous client that are on their way at once, a thread each.
 
     Raises:
-        InputError: the file cannot be read or holds no `solver`, or a limit is none.
+        InputError: The file cannot be read or holds no `solver`, or a limit is none.
 
     Example:
         >>> workflow = load_workflow("best.py", client=openai.OpenAI(), model="gpt-4o-mini")  # doctest: +SKIP
@@ -120,8 +120,8 @@ class LoadedWorkflow:
     """A workflow that answers questions; may be called from several threads, and closed.
 
     Attributes:
-        name: of the file.
-        code: its text.
+        name: Of the file.
+        code: Its text.
     """
 
     def __init__(
@@ -153,16 +153,16 @@ class LoadedWorkflow:
         """Answers one question, and waits for it.
 
         Args:
-            question: the `task` of `solver`.
-            client: instead of the one it was loaded with.
+            question: The `task` of `solver`.
+            client: Instead of the one it was loaded with.
             model: likewise.
-            entry_point: name of the function to write, for code.
-            public_tests: assertions that the workflow may run, for code.
+            entry_point: Name of the function to write, for code.
+            public_tests: Assertions that the workflow may run, for code.
 
         Raises:
-            WorkflowError: the workflow broke.
-            InputError: no client or no model is given, or no sandbox works on this machine.
-            SandboxError: the sandbox failed, or was closed meanwhile.
+            WorkflowError: The workflow broke.
+            InputError: No client or no model is given, or no sandbox works on this machine.
+            SandboxError: The sandbox failed, or was closed meanwhile.
             BaseException: Whatever the client raises, as it is: KeyboardInterrupt and SystemExit as well. What Python
                 would take for an end of iteration or for a cancellation is a RuntimeError with that as its cause.
         """
@@ -392,8 +392,8 @@ class _Sandboxed:
         """Runs `work(sandbox)` on the loop.
 
         Raises:
-            InputError: no sandbox works on this machine.
-            SandboxError: it cannot be started.
+            InputError: No sandbox works on this machine.
+            SandboxError: It cannot be started.
         """
         self._forget_before_fork()
         with self._lock:

@@ -107,9 +107,9 @@ def parameter_not_taken(message: str, parameter: str | None, payload: Mapping[st
     """Reads an error of a server: the parameter of `payload` that the model does not take.
 
     Args:
-        message: the error's text.
-        parameter: as the error names it in a field of its own; None where it does not.
-        payload: the body that was refused.
+        message: The error's text.
+        parameter: As the error names it in a field of its own; None where it does not.
+        payload: The body that was refused.
 
     Returns:
         A name in `payload`; None where the error is about something else.
@@ -229,10 +229,10 @@ def text_at_fault(status: int, code: str | None, parameter: str | None, message:
     """Whether a server refuses a request for what its author wrote: too long, against a policy, out of range.
 
     Args:
-        status: of HTTP.
-        code: of the error; None where it has none.
-        parameter: as the error names it in a field of its own; None where it does not.
-        message: the error's text.
+        status: Of HTTP.
+        code: Of the error; None where it has none.
+        parameter: As the error names it in a field of its own; None where it does not.
+        message: The error's text.
     """
     text = f"{code or ''} {message}".lower()
     at_fault = status == 413 or parameter in _TEXT_AT_FAULT_PARAMETERS

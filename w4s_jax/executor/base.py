@@ -27,7 +27,7 @@ class Backend(Protocol):
         """Makes ONE attempt and returns its reply with `usd=0.0`.
 
         Raises:
-            Fault: the attempt failed; see its subclasses.
+            Fault: The attempt failed; see its subclasses.
         """
 
     async def close(self) -> None:
@@ -38,9 +38,9 @@ class Fault(ExecutorError):
     """One attempt failed.
 
     Attributes:
-        retry_after: seconds that the server asked to wait; None where it did not say.
-        billed_unknown: the attempt may have been billed, at a cost that nobody knows.
-        usage: tokens of an attempt that failed and reported what it used; None otherwise.
+        retry_after: Seconds that the server asked to wait; None where it did not say.
+        billed_unknown: The attempt may have been billed, at a cost that nobody knows.
+        usage: Tokens of an attempt that failed and reported what it used; None otherwise.
     """
 
     kind: ClassVar[str] = "fault"
@@ -124,7 +124,7 @@ class MalformedReplyFault(Fault):
     """JSON was asked for and a choice holds none, for no reason that is given; billed at the usage of `reply`.
 
     Attributes:
-        reply: what the model said all the same; delivered where asking again does not help.
+        reply: What the model said all the same; delivered where asking again does not help.
     """
 
     kind = "malformed_json"
@@ -139,7 +139,7 @@ class NotAcceptedFault(Fault):
     """The model does not take a parameter; the backend has learnt it and will not send it again.
 
     Attributes:
-        parameter: its name on the wire. `n` is left to the caller, who asks one by one.
+        parameter: Its name on the wire. `n` is left to the caller, who asks one by one.
     """
 
     kind = "not_accepted"

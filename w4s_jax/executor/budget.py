@@ -90,9 +90,9 @@ class Budget:
         """Starts from what earlier processes of the run have spent.
 
         Args:
-            caps: the most that may be spent.
-            spent: as the ledger has it; None for a new run.
-            clock: seconds, monotonic.
+            caps: The most that may be spent.
+            spent: As the ledger has it; None for a new run.
+            clock: Seconds, monotonic.
         """
         self.caps = caps
         self._usd_cap = math.inf if caps.usd is None else caps.usd + _ROUNDING_USD
@@ -127,10 +127,10 @@ class Budget:
         """Holds `cost`, waiting for open reservations to settle where only they are in the way.
 
         Args:
-            cost: an upper bound of one attempt.
+            cost: An upper bound of one attempt.
 
         Raises:
-            BudgetExceededError: it cannot fit any more; nothing is held.
+            BudgetExceededError: It cannot fit any more; nothing is held.
         """
         self._refuse(cost)
         if not self._waiting and self._fits(cost):

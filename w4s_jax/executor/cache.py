@@ -26,7 +26,7 @@ def canonical_request(request: ChatRequest, context: CallContext) -> str:
     """JSON of all that decides a reply, the same on every machine.
 
     Raises:
-        ValueError: the temperature is not finite.
+        ValueError: The temperature is not finite.
     """
     content = {
         "version": _VERSION,
@@ -46,7 +46,7 @@ def call_key(request: ChatRequest, context: CallContext) -> str:
     """SHA-256 of the canonical request, in hex.
 
     Raises:
-        ValueError: the temperature is not finite.
+        ValueError: The temperature is not finite.
     """
     return hashlib.sha256(canonical_request(request, context).encode("ascii")).hexdigest()
 
@@ -58,9 +58,9 @@ def part_context(context: CallContext, n: int, part: int) -> CallContext:
     of the parts of every other request, so that no two draws become one.
 
     Args:
-        context: of the whole request.
-        n: choices asked for, below `MAX_PARTS`.
-        part: in [0, n).
+        context: Of the whole request.
+        n: Choices asked for, below `MAX_PARTS`.
+        part: In [0, n).
     """
     index = ((context.sample_index + 1 << _PART_BITS) + n << _PART_BITS) + part
     return dataclasses.replace(context, sample_index=index)

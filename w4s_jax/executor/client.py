@@ -79,16 +79,16 @@ class OpenAIBackend:
         """Makes the client; connects to nothing.
 
         Args:
-            model: as the server calls it.
+            model: As the server calls it.
             base_url: None: `OPENAI_BASE_URL`, else OpenAI's own.
             api_key: None: that of `key_variables`. A server on loopback needs none.
-            key_variables: names of variables of the environment; the first that is set holds the key.
-            timeout_seconds: hard limit of one attempt, from its first byte to its last.
-            simulated_on_loopback: name of the model that is a simulator where the server is on this machine.
-            client: whose address, key and headers are used, over connections of our own, instead of the three above.
+            key_variables: Names of variables of the environment; the first that is set holds the key.
+            timeout_seconds: Hard limit of one attempt, from its first byte to its last.
+            simulated_on_loopback: Name of the model that is a simulator where the server is on this machine.
+            client: Whose address, key and headers are used, over connections of our own, instead of the three above.
 
         Raises:
-            InputError: the URL is not one, or the model's name or the key of a server elsewhere is missing.
+            InputError: The URL is not one, or the model's name or the key of a server elsewhere is missing.
         """
         if not model:
             raise InputError("the model's name is empty; give it as the server writes it, e.g. gpt-4o-mini")
@@ -171,7 +171,7 @@ def _is_loopback(base_url: str) -> bool:
     """Whether the server is on this machine.
 
     Raises:
-        InputError: it is not a URL of a web server, or holds a password.
+        InputError: It is not a URL of a web server, or holds a password.
     """
     parts = urlsplit(base_url)
     if parts.username or parts.password:
@@ -253,12 +253,12 @@ def parse_reply(body: bytes, request: ChatRequest) -> ChatReply:
     """Reads a chat completion.
 
     Args:
-        body: of a 200.
-        request: what it answers; at most its `n` choices are kept.
+        body: Of a 200.
+        request: What it answers; at most its `n` choices are kept.
 
     Raises:
-        BrokenBodyFault: it is not a chat completion.
-        EmptyReplyFault: a choice has no text, for no reason that is given.
+        BrokenBodyFault: It is not a chat completion.
+        EmptyReplyFault: A choice has no text, for no reason that is given.
     """
     try:
         record = json.loads(body)

@@ -154,12 +154,12 @@ class CallStore:
         """Opens or creates the file and books what an earlier process left in flight.
 
         Args:
-            path: the file; its folder has to be there.
-            now: seconds since the epoch, for the rows.
-            clock: seconds, monotonic, for the time spent.
+            path: The file; its folder has to be there.
+            now: Seconds since the epoch, for the rows.
+            clock: Seconds, monotonic, for the time spent.
 
         Raises:
-            StoreError: it cannot be read or written, is in use, or is not ours.
+            StoreError: It cannot be read or written, is in use, or is not ours.
         """
         self.path = Path(path)
         self.now, self._clock = now, clock
@@ -187,7 +187,7 @@ class CallStore:
         """The committed reply of `key`, None where there is none; a reply found counts as a hit.
 
         Raises:
-            StoreError: the file cannot be read.
+            StoreError: The file cannot be read.
         """
         with self._named_errors():
             row = self._reader.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
@@ -204,7 +204,7 @@ class CallStore:
         """Commits that an attempt is about to be sent, booked at its bound; returns its ticket.
 
         Raises:
-            StoreError: it could not be written; the attempt must not be sent.
+            StoreError: It could not be written; the attempt must not be sent.
         """
         ticket = next(self._ids)
         done = asyncio.get_running_loop().create_future()
@@ -216,9 +216,9 @@ class CallStore:
         """Books an attempt that has ended, in one transaction with its reply and the end of its ticket.
 
         Args:
-            call: the attempt, at its actual cost, or at its bound where its fate is unknown.
+            call: The attempt, at its actual cost, or at its bound where its fate is unknown.
             reply: JSON to keep under `call.key`.
-            ticket: of `begin`.
+            ticket: Of `begin`.
 
         Returns:
             A future that is done once this is committed, or holds the StoreError.
@@ -269,7 +269,7 @@ class CallStore:
         """Commits what is queued and releases the file; calling it again does nothing.
 
         Raises:
-            StoreError: something that was queued could not be written.
+            StoreError: Something that was queued could not be written.
         """
         if self._lock.closed:
             return

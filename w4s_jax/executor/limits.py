@@ -77,12 +77,12 @@ class RateLimiter:
 
         Args:
             requests_per_minute: None for no limit.
-            tokens_per_minute: prompt and completion; upper bounds until a call has ended. None for no limit.
-            clock: seconds, monotonic.
-            sleep: as `asyncio.sleep`.
+            tokens_per_minute: Prompt and completion; upper bounds until a call has ended. None for no limit.
+            clock: Seconds, monotonic.
+            sleep: As `asyncio.sleep`.
 
         Raises:
-            InputError: a limit is below 1.
+            InputError: A limit is below 1.
         """
         for name, limit in (("requests_per_minute", requests_per_minute), ("tokens_per_minute", tokens_per_minute)):
             if limit is not None and limit < 1:

@@ -146,16 +146,16 @@ class MeteredExecutor:
         """Puts the parts together.
 
         Args:
-            backend: the model's client.
-            store: ledger and cache; may be shared with other executors of this process.
-            budget: caps; made with `spent=store.spent`, and shared by all that share its caps.
-            prices: by model.
-            options: how calls are sent; None for the defaults.
-            clock: seconds, monotonic.
-            sleep: as `asyncio.sleep`.
+            backend: The model's client.
+            store: Ledger and cache; may be shared with other executors of this process.
+            budget: Caps; made with `spent=store.spent`, and shared by all that share its caps.
+            prices: By model.
+            options: How calls are sent; None for the defaults.
+            clock: Seconds, monotonic.
+            sleep: As `asyncio.sleep`.
 
         Raises:
-            InputError: the price is unknown, or a paid model has no cap in USD.
+            InputError: The price is unknown, or a paid model has no cap in USD.
         """
         self.model, self.simulated = backend.model, backend.simulated
         options = options or MeteredOptions()
@@ -196,11 +196,11 @@ class MeteredExecutor:
         well: it costs its second reader nothing.
 
         Raises:
-            BudgetExceededError: a cap leaves no room; nothing was sent.
-            CallRefusedError: the text of the request is at fault; its author may see why.
-            ExecutorError: the model stayed unreachable after all retries.
-            InputError: the request is for another model.
-            StoreError: the ledger cannot be read or written.
+            BudgetExceededError: A cap leaves no room; nothing was sent.
+            CallRefusedError: The text of the request is at fault; its author may see why.
+            ExecutorError: The model stayed unreachable after all retries.
+            InputError: The request is for another model.
+            StoreError: The ledger cannot be read or written.
         """
         request, key = self._checked(request, context)
         flight = self._flights.find(key)

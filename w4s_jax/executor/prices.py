@@ -95,7 +95,7 @@ class PriceTable:
         """The price of `model`.
 
         Raises:
-            InputError: nobody knows it.
+            InputError: Nobody knows it.
         """
         if model in self._overrides:
             return dataclasses.replace(self._overrides[model], simulated=simulated)
@@ -117,7 +117,7 @@ def parse_prices(text: str) -> dict[str, Price]:
         text: JSON; empty for no overrides. `cached_input` may be left out and is then `input`.
 
     Raises:
-        InputError: it is not such JSON, or a price is not a finite number ≥ 0.
+        InputError: It is not such JSON, or a price is not a finite number ≥ 0.
     """
     if not text.strip():
         return {}
@@ -149,7 +149,7 @@ def prompt_tokens_bound(messages: Iterable[Message]) -> int:
     """An upper bound of the prompt's tokens: the bytes of its text, and a margin for the chat template.
 
     Raises:
-        UnicodeEncodeError: a message holds a lone surrogate.
+        UnicodeEncodeError: A message holds a lone surrogate.
     """
     text = sum(len(m.content.encode()) + len(m.role) + _TOKENS_PER_MESSAGE for m in messages)
     return text + _TOKENS_PER_PROMPT

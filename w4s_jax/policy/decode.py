@@ -137,7 +137,7 @@ def draw_keys(draws_M6: Array) -> Array:
     """Random keys [M] of draws: their integers are folded in one after another.
 
     Args:
-        draws_M6: uint32 [M, 6], the fields of each `DrawKey`.
+        draws_M6: Uint32 [M, 6], the fields of each `DrawKey`.
     """
 
     def one(draw_6: Array) -> Array:

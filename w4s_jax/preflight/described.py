@@ -109,7 +109,7 @@ def tpus(name: str, host: Sequence[int], num_slices: int) -> Sequence[jax.Device
         num_slices: Equal slices.
 
     Raises:
-        InputError: libtpu is not installed.
+        InputError: Libtpu is not installed.
         RuntimeError, ValueError: It does not know the shape.
     """
     if importlib.util.find_spec("libtpu") is None:
@@ -132,7 +132,7 @@ def gpus(name: str, per_host: int, hosts: int, *, memory: float, bandwidth: floa
     """The GPUs of equal hosts, described by jax's CUDA plugin.
 
     Args:
-        name: a100, h100, h200 or b200.
+        name: A100, h100, h200 or b200.
         per_host: Of one host.
         hosts: With as many each.
         memory: Bytes of one.

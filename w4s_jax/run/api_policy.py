@@ -53,9 +53,9 @@ class ApiPolicy:
         """One sample a key; waits for all of them, even if one fails, because all may be billed.
 
         Raises:
-            InputError: the model refuses the prompt, for its length or what it says.
-            ExecutorError: the model stayed unreachable.
-            BudgetExceededError: a cap leaves no room.
+            InputError: The model refuses the prompt, for its length or what it says.
+            ExecutorError: The model stayed unreachable.
+            BudgetExceededError: A cap leaves no room.
         """
         request = ChatRequest(
             model=self._executor.model,

@@ -38,7 +38,7 @@ def write_workflows(run: RunDirectory, chosen: Sequence[Chosen], executor_model:
         The path of `best.py`.
 
     Raises:
-        StoreError: a file cannot be written.
+        StoreError: A file cannot be written.
     """
     stems = file_stems(one.task for one in chosen)
     seen: Counter[str] = Counter()

@@ -68,7 +68,7 @@ async def closing_evaluation(environment: Environment, finalists: Sequence[Final
     """Opens the test split and evaluates every finalist on it.
 
     Raises:
-        BudgetExceededError, ExecutorError, SandboxError: as `Evaluator.evaluate`.
+        BudgetExceededError, ExecutorError, SandboxError: As `Evaluator.evaluate`.
     """
     for name in {finalist.task for finalist in finalists}:
         environment.tasks[name].unseal()

@@ -117,7 +117,7 @@ class RunDirectory:
         """Writes a whole file or nothing.
 
         Raises:
-            StoreError: no space, no permission.
+            StoreError: No space, no permission.
         """
         try:
             write_whole(path, text)

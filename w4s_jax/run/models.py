@@ -157,8 +157,8 @@ def load_model(spec: str, mesh: Mesh, param_dtype: str, *, flag: str) -> Loaded:
         flag: The flag that `spec` was given by, for errors.
 
     Raises:
-        InputError: it is none of these, or cannot be read.
-        CheckpointError: a run directory holds no readable checkpoint.
+        InputError: It is none of these, or cannot be read.
+        CheckpointError: A run directory holds no readable checkpoint.
     """
     run = Path(spec)
     of_a_run = run.resolve().parent.parent
@@ -193,7 +193,7 @@ def find_config(spec: str, flag: str) -> ModelConfig:
     """The shape of a model, without its weights; for a run directory, of what it was trained from.
 
     Raises:
-        InputError: as `find_folder`, or its config is not one that is implemented.
+        InputError: As `find_folder`, or its config is not one that is implemented.
     """
     if (Path(spec) / "run.flags").is_file():
         return find_config(flags_of(Path(spec)).get("meta_agent", "tiny"), flag)
@@ -206,7 +206,7 @@ def find_folder(
     """The local folder of a checkpoint; an id is fetched from the hub, as far as `patterns` go.
 
     Raises:
-        InputError: no such folder, and no such id can be fetched; `flag` is named.
+        InputError: No such folder, and no such id can be fetched; `flag` is named.
     """
     if spec == "tiny":
         return TINY

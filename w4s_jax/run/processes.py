@@ -39,7 +39,7 @@ def join(config: RunConfig) -> None:
     JAX_PROCESS_ID, as `launch.local` sets them), jax asks the TPU, Slurm, Kubernetes or MPI around it.
 
     Raises:
-        InputError: nothing describes the processes, or they could not share the run directory.
+        InputError: Nothing describes the processes, or they could not share the run directory.
     """
     if not config.training.distributed:
         return
@@ -69,7 +69,7 @@ class Leader:
         """Begins a sequence of commands in a run directory that every process sees; all processes meet here.
 
         Raises:
-            StoreError: it cannot be written.
+            StoreError: It cannot be written.
         """
         self._run = run
         self._folder = run.commands / f"{_agree(int(time.time() * 1000)):x}"
@@ -88,7 +88,7 @@ class Leader:
         """Gives a command; the caller then does the same itself.
 
         Raises:
-            StoreError: it cannot be written.
+            StoreError: It cannot be written.
         """
         if jax.process_count() == 1:
             return
@@ -111,8 +111,8 @@ class Follower:
         """Finds the sequence of commands of this start; all processes meet here.
 
         Raises:
-            InputError: this process does not see the leader's run directory.
-            SystemExit: the leader refused to begin, and has said why.
+            InputError: This process does not see the leader's run directory.
+            SystemExit: The leader refused to begin, and has said why.
         """
         start = _agree(0)
         if not start:

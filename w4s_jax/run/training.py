@@ -156,7 +156,7 @@ def follow(training: Training, follower: Follower) -> None:
     """Does what the leading process tells, until it says stop.
 
     Raises:
-        W4sError: what any of it raises; the leading process meets the same.
+        W4sError: What any of it raises; the leading process meets the same.
     """
     segments = SegmentStore(training.directory.segments)
     try:

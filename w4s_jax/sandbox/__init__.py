@@ -33,12 +33,12 @@ async def open_sandbox(
 
     Args:
         name: `bwrap`, `guard`, `process`, or `auto`: bwrap where it works, else guard.
-        packages: distributions that workflows and programs may import.
-        workers: children that compute at a time; the number of cores where None.
-        allow_unsafe: lets `process` run while an API key is in the environment.
+        packages: Distributions that workflows and programs may import.
+        workers: Children that compute at a time; the number of cores where None.
+        allow_unsafe: Lets `process` run while an API key is in the environment.
 
     Raises:
-        InputError: the back end is unknown, does not work on this machine, or is unsafe here.
+        InputError: The back end is unknown, does not work on this machine, or is unsafe here.
     """
     if name not in base.BACK_ENDS:
         raise InputError(f"sandbox={name!r} is unknown; allowed: {', '.join(base.BACK_ENDS)}")

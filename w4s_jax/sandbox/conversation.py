@@ -87,8 +87,8 @@ class Conversation:
         """Holds the conversation; whatever happens, the child ends and the slots are free again.
 
         Raises:
-            NoRoom: the machine had no room for the child.
-            ZygoteDied: the zygote died, or could not guard the child.
+            NoRoom: The machine had no room for the child.
+            ZygoteDied: The zygote died, or could not guard the child.
         """
         end = None
         try:
@@ -202,7 +202,7 @@ class Conversation:
         """Why a child ended without a result.
 
         Raises:
-            ZygoteDied: the zygote did.
+            ZygoteDied: The zygote did.
         """
         try:
             async with asyncio.timeout(_CLOSED_SECONDS):

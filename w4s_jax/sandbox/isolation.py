@@ -74,7 +74,7 @@ class Recipe:
         """The recipe of a zygote for one item, with a folder of `size` bytes that its children may write to.
 
         Raises:
-            InputError: this back end cannot bound what is written.
+            InputError: This back end cannot bound what is written.
         """
         if self.name != "bwrap":
             raise InputError(
@@ -106,10 +106,10 @@ def recipe(name: str, packages: Sequence[str]) -> Recipe:
 
     Args:
         name: `bwrap`, `guard` or `process`.
-        packages: distributions that user code may import.
+        packages: Distributions that user code may import.
 
     Raises:
-        InputError: a package is not installed, or bwrap is missing.
+        InputError: A package is not installed, or bwrap is missing.
     """
     paths = package_paths(packages)
     uid_base, uid_count = _own_uids()
@@ -169,7 +169,7 @@ def package_paths(packages: Sequence[str]) -> PackagePaths:
     """Finds distributions and what they require, by their metadata.
 
     Raises:
-        InputError: a distribution is not installed.
+        InputError: A distribution is not installed.
     """
     modules: dict[str, str] = {}
     libraries: list[str] = []
@@ -233,7 +233,7 @@ def _bwrap_command(packages: Iterable[str], libraries: Iterable[str]) -> tuple[s
     can still be killed; children lose them with the user id. Without root there is a user namespace.
 
     Raises:
-        InputError: bwrap is not installed.
+        InputError: Bwrap is not installed.
     """
     bwrap = shutil.which("bwrap")
     if bwrap is None:

@@ -72,8 +72,8 @@ class Child:
         """Waits until the guard is on.
 
         Raises:
-            NoRoom: no process could be made.
-            ZygoteDied: the zygote died, or could not guard the child.
+            NoRoom: No process could be made.
+            ZygoteDied: The zygote died, or could not guard the child.
         """
         data = await self._receive()
         if data[:1] != STARTED:
@@ -85,7 +85,7 @@ class Child:
         """The child's next message, or None where it is gone.
 
         Raises:
-            BreachError: it sent something else.
+            BreachError: It sent something else.
         """
         while (frame := self._frames.take()) is None:
             data = await self._receive()
@@ -139,8 +139,8 @@ class Link:
         """Starts nothing.
 
         Args:
-            recipe: of the zygote.
-            ids: of its children, which choose their user ids: to be shared by all links that run at a time.
+            recipe: Of the zygote.
+            ids: Of its children, which choose their user ids: to be shared by all links that run at a time.
         """
         self._recipe = recipe
         self._ids = ids
@@ -157,8 +157,8 @@ class Link:
         """Starts the zygote and waits until it has checked its layers.
 
         Raises:
-            UnusableError: it did not start, or a layer did not hold.
-            NoRoom: there was no room for another process or descriptor.
+            UnusableError: It did not start, or a layer did not hold.
+            NoRoom: There was no room for another process or descriptor.
         """
         with named_errors(self._refused), tempfile.TemporaryFile() as stderr:
             process = self._popen(stderr)
@@ -229,8 +229,8 @@ class Link:
         """Forks one child.
 
         Raises:
-            ZygoteDied: there is no zygote.
-            NoRoom: this process may open no more descriptors.
+            ZygoteDied: There is no zygote.
+            NoRoom: This process may open no more descriptors.
         """
         if self.dead:
             raise ZygoteDied

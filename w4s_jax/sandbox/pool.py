@@ -70,7 +70,7 @@ class Pool:
         """Starts the zygote.
 
         Raises:
-            UnusableError: the back end does not work here.
+            UnusableError: The back end does not work here.
         """
         _allow_descriptors()
         try:
@@ -93,17 +93,17 @@ class Pool:
         """Runs `solver` on one item in a fresh child.
 
         Args:
-            workflow: its code defines `solver`.
-            given: what the child gets of the item.
-            ask: answers LLM calls; the workflow sees a CallRefusedError, any other error ends the run.
-            limits: of this child; programs of `execute_code` get the same, with their own wall clock.
+            workflow: Its code defines `solver`.
+            given: What the child gets of the item.
+            ask: Answers LLM calls; the workflow sees a CallRefusedError, any other error ends the run.
+            limits: Of this child; programs of `execute_code` get the same, with their own wall clock.
 
         Returns:
             The answer, or how the workflow failed by its own fault.
 
         Raises:
-            SandboxError: the zygote kept dying, or is closed.
-            InputError: limits under which nothing could run, or a scratch folder that this back end cannot give.
+            SandboxError: The zygote kept dying, or is closed.
+            InputError: Limits under which nothing could run, or a scratch folder that this back end cannot give.
         """
         job = {
             "kind": "workflow",
@@ -125,7 +125,7 @@ class Pool:
         """Runs a Python program in a fresh child without LLM access.
 
         Raises:
-            SandboxError: the zygote kept dying, or is closed.
+            SandboxError: The zygote kept dying, or is closed.
         """
         end = await self._run(Attempt(job={"kind": "program", "code": code}, limits=limits, ask=None))
         return self._program_run(end, limits)

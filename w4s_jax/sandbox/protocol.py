@@ -50,7 +50,7 @@ class Frames:
         """The next whole object, or None where more bytes are needed.
 
         Raises:
-            BreachError: the frame is too long or holds no JSON object.
+            BreachError: The frame is too long or holds no JSON object.
         """
         if len(self._bytes) < HEADER.size:
             return None
@@ -83,8 +83,8 @@ def parse_request(message: Mapping[str, Any], limits: Limits) -> LLMCall | CodeR
     """Checks a request of a workflow.
 
     Raises:
-        BreachError: there is no such request.
-        CallRefusedError: a field is missing, unknown, of another type or out of range.
+        BreachError: There is no such request.
+        CallRefusedError: A field is missing, unknown, of another type or out of range.
     """
     kind = message.get("type")
     if kind == "llm":

@@ -73,7 +73,7 @@ def check_variant(task: str, variant: str, known: Collection[str] = ()) -> None:
     """Refuses what may not stand behind the colon of a task's name.
 
     Raises:
-        InputError: the variant is not empty and not among the known ones.
+        InputError: The variant is not empty and not among the known ones.
     """
     if variant and variant not in known:
         allowed = f"it takes {', '.join(filter(None, known))}" if known else "it has no variants"
@@ -84,7 +84,7 @@ def variant_parts(task: str, variant: str, known: Collection[str]) -> tuple[str,
     """Returns the parts of a variant such as `algebra+level5`, without repeats; none of an empty one.
 
     Raises:
-        InputError: a part is not among the known ones.
+        InputError: A part is not among the known ones.
     """
     parts = tuple(dict.fromkeys(variant.split("+"))) if variant else ()
     for part in parts:
@@ -169,7 +169,7 @@ class SealedTask:
         """Items of a split, in a fixed order.
 
         Raises:
-            SealedSplitError: the test split was asked for before `unseal()`.
+            SealedSplitError: The test split was asked for before `unseal()`.
         """
         if split is Split.TEST and self._sealed:
             raise SealedSplitError(
@@ -224,15 +224,15 @@ def make_feedback(
     and the items' ids alone, so that workflows are shown failing on the same items.
 
     Args:
-        task_items: items of the evaluated split.
-        evaluation: its outcomes; items that were not evaluated count nowhere.
-        seed: of the sample of cases.
-        max_cases: most cases to show.
-        metric: of the task.
+        task_items: Items of the evaluated split.
+        evaluation: Its outcomes; items that were not evaluated count nowhere.
+        seed: Of the sample of cases.
+        max_cases: Most cases to show.
+        metric: Of the task.
 
     Raises:
-        SealedSplitError: the evaluation is of the test split.
-        InputError: an outcome is of an item that is not among `task_items`.
+        SealedSplitError: The evaluation is of the test split.
+        InputError: An outcome is of an item that is not among `task_items`.
     """
     if evaluation.split is Split.TEST:
         raise SealedSplitError(f"task {evaluation.task}: feedback on split=test would leak it; use split=validation")

@@ -55,11 +55,11 @@ def load_mmlu_pro(variant: str, options: TaskOptions) -> ItemTask:
     """Exam questions with up to ten options; the hub's validation split is our train, where it is at hand.
 
     Args:
-        variant: categories, `law+physics`; empty takes all.
-        options: of the task.
+        variant: Categories, `law+physics`; empty takes all.
+        options: Of the task.
 
     Raises:
-        InputError: an unknown category, no data, a bad row, or sizes that exceed it.
+        InputError: An unknown category, no data, a bad row, or sizes that exceed it.
     """
     parts = variant_parts("mmlu_pro", variant, CATEGORIES)
     rows, origin = _MMLU_PRO.read("test", options.data_dir, options.revision)
@@ -124,11 +124,11 @@ def load_gpqa(variant: str, options: TaskOptions) -> ItemTask:
     """Graduate questions of biology, physics and chemistry with four options: 32 validation and 166 test items.
 
     Args:
-        variant: one of `SUBSETS`; empty takes diamond.
-        options: of the task.
+        variant: One of `SUBSETS`; empty takes diamond.
+        options: Of the task.
 
     Raises:
-        InputError: an unknown variant, no data (it is gated), a bad row, or sizes that exceed it.
+        InputError: An unknown variant, no data (it is gated), a bad row, or sizes that exceed it.
     """
     check_variant("gpqa", variant, SUBSETS)
     subset, seed = variant or SUBSETS[0], options.split_seed

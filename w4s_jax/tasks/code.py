@@ -49,7 +49,7 @@ def load_humaneval(variant: str, options: TaskOptions) -> ItemTask:
     """164 Python functions to write from their docstrings; pass@1.
 
     Raises:
-        InputError: a variant, no data, a bad row, or sizes that exceed it.
+        InputError: A variant, no data, a bad row, or sizes that exceed it.
     """
     check_variant("humaneval", variant)
     rows, origin = _HUMANEVAL.read("test", options.data_dir, options.revision)
@@ -90,7 +90,7 @@ async def grade_function(item: Item, answer: Any, sandbox: Sandbox) -> Grade:
     """Runs an answer with the hidden tests; 1.0 iff all of them ran and passed.
 
     Raises:
-        SandboxError: the sandbox itself could not run it.
+        SandboxError: The sandbox itself could not run it.
     """
     if is_empty(answer):
         return Grade(0.0, CodeSymptom.EMPTY.value)
@@ -130,8 +130,8 @@ def public_tests(prompt: str, entry_point: str) -> Iterator[str]:
     `f(1) ➞ 2`; other forms, and examples whose result is no literal, are left out.
 
     Args:
-        prompt: source that ends in the function's docstring.
-        entry_point: name of the function.
+        prompt: Source that ends in the function's docstring.
+        entry_point: Name of the function.
 
     Example:
         >>> list(public_tests("def f(x):\n    '>>> f(1)\\n2'", "f"))

@@ -56,11 +56,11 @@ def load_math(variant: str, options: TaskOptions) -> ItemTask:
     """The 5,000 test problems of MATH, of all subjects and levels or of some.
 
     Args:
-        variant: subjects and levels, `algebra+level4+level5`, or `aflow`; empty takes all.
-        options: of the task; a local `math/test.jsonl` holds all subjects, `math/algebra_test.jsonl` one.
+        variant: Subjects and levels, `algebra+level4+level5`, or `aflow`; empty takes all.
+        options: Of the task; a local `math/test.jsonl` holds all subjects, `math/algebra_test.jsonl` one.
 
     Raises:
-        InputError: an unknown variant, no data, a bad row, or sizes that exceed it.
+        InputError: An unknown variant, no data, a bad row, or sizes that exceed it.
     """
     named = variant_parts("math", variant, (*SUBJECTS, *LEVELS, "aflow"))
     parts = [part for name in named for part in (_AFLOW if name == "aflow" else (name,))]
@@ -76,7 +76,7 @@ def load_math_500(variant: str, options: TaskOptions) -> ItemTask:
     """500 test problems of MATH; variants as of `load_math`, without `aflow`.
 
     Raises:
-        InputError: an unknown variant, no data, a bad row, or sizes that exceed it.
+        InputError: An unknown variant, no data, a bad row, or sizes that exceed it.
     """
     parts = variant_parts("math_500", variant, (*SUBJECTS, *LEVELS))
     rows, origin = _MATH_500.read("test", options.data_dir, options.revision)

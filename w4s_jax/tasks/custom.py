@@ -85,7 +85,7 @@ def load_own(kind: str, where: str, file_format: CustomFormat, options: TaskOpti
     """Builds `jsonl:PATH` or `python:FILE.py:CLASS`.
 
     Raises:
-        InputError: as `load_custom` and `load_class`.
+        InputError: As `load_custom` and `load_class`.
     """
     if kind == "jsonl":
         return load_custom(Path(where), file_format, options)
@@ -96,7 +96,7 @@ def load_custom(path: Path, file_format: CustomFormat, options: TaskOptions) -> 
     """Builds a task from a `.jsonl`, `.json`, `.parquet` or `.csv` file.
 
     Raises:
-        InputError: the file, its description or the scorer cannot be read, a row is bad (named by
+        InputError: The file, its description or the scorer cannot be read, a row is bad (named by
             its line), or the sizes exceed the rows.
     """
     function = file_format.function
@@ -118,10 +118,10 @@ def load_class(where: str, options: TaskOptions) -> ItemTask:
 
     Args:
         where: `FILE.py:CLASS`.
-        options: of the task.
+        options: Of the task.
 
     Raises:
-        InputError: there is no such class, it has no rows, a row is bad, or the sizes exceed the rows.
+        InputError: There is no such class, it has no rows, a row is bad, or the sizes exceed the rows.
     """
     file, _, name = where.rpartition(":")
     made_of = load_object(where, "class")

@@ -61,10 +61,10 @@ def load_gaia(variant: str, options: TaskOptions) -> ItemTask:
 
     Args:
         variant: `level1+level2`, `text` for questions without an attached file, `level1+text`; empty takes all.
-        options: of the task.
+        options: Of the task.
 
     Raises:
-        InputError: an unknown variant, no data (it is gated), a bad row, an attached text that the hub does not
+        InputError: An unknown variant, no data (it is gated), a bad row, an attached text that the hub does not
             give, or sizes that exceed the data.
     """
     parts = variant_parts("gaia", variant, (*LEVELS, "text"))
@@ -189,7 +189,7 @@ def _hub_file(row: Row, name: str, revision: str | None) -> Path:
     """Downloads one attached file, or finds it in the hub's cache.
 
     Raises:
-        InputError: the hub does not give it.
+        InputError: The hub does not give it.
     """
     import huggingface_hub  # A network client: only where a file is needed.
 

@@ -33,11 +33,11 @@ def load_gsm_plus(variant: str, options: TaskOptions) -> ItemTask:
     """Word problems of GSM8K in other wordings and with other numbers, split by seed problem.
 
     Args:
-        variant: one of `VARIANTS`; empty takes testmini, or test where local files have that alone.
-        options: of the task.
+        variant: One of `VARIANTS`; empty takes testmini, or test where local files have that alone.
+        options: Of the task.
 
     Raises:
-        InputError: an unknown variant, no data, a bad row, or sizes that exceed it.
+        InputError: An unknown variant, no data, a bad row, or sizes that exceed it.
     """
     check_variant("gsm_plus", variant, VARIANTS)
     split = variant or _split_at_hand(options.data_dir)

@@ -47,11 +47,11 @@ def load_gsm_hard(variant: str, options: TaskOptions) -> ItemTask:
     """GSM8K problems with large numbers, split as W4S does: 138 / 500 / 491 of 1,319 rows at seed 0.
 
     Args:
-        variant: whose tolerance, a key of `GSM_HARD_RULES`.
-        options: of the task.
+        variant: Whose tolerance, a key of `GSM_HARD_RULES`.
+        options: Of the task.
 
     Raises:
-        InputError: an unknown variant, no data, a bad row, or sizes that exceed it.
+        InputError: An unknown variant, no data, a bad row, or sizes that exceed it.
     """
     check_variant("gsm_hard", variant, GSM_HARD_RULES)
     rows, origin = _GSM_HARD.read("train", options.data_dir, options.revision)
@@ -105,7 +105,7 @@ def load_gsm8k(variant: str, options: TaskOptions) -> ItemTask:
     """Grade-school word problems; the hub's test split is cut into 264 validation and 1,055 test items.
 
     Raises:
-        InputError: a variant, no data, a bad row, or sizes that exceed it.
+        InputError: A variant, no data, a bad row, or sizes that exceed it.
     """
     check_variant("gsm8k", variant)
     splits, source = _test_and_train(_GSM8K, _gsm8k_item, options)
@@ -141,7 +141,7 @@ def load_svamp(variant: str, options: TaskOptions) -> ItemTask:
     """One-step word problems with distracting numbers; the hub's 300 test rows are 60 validation and 240 test items.
 
     Raises:
-        InputError: a variant, no data, a bad row, or sizes that exceed it.
+        InputError: A variant, no data, a bad row, or sizes that exceed it.
     """
     check_variant("svamp", variant)
     splits, source = _test_and_train(_SVAMP, _svamp_item, options)
@@ -186,7 +186,7 @@ def number_in(row: Row, field: str) -> float:
     """A field that has to be one number.
 
     Raises:
-        InputError: it is not.
+        InputError: It is not.
     """
     value = parse_number(row.get(field))
     if value is None:

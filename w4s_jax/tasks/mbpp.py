@@ -29,7 +29,7 @@ def load_mbpp(variant: str, options: TaskOptions) -> ItemTask:
     """427 short Python functions to write from a sentence and an example; pass@1.
 
     Raises:
-        InputError: a variant, no data, a bad row, or sizes that exceed it.
+        InputError: A variant, no data, a bad row, or sizes that exceed it.
     """
     check_variant("mbpp", variant)
     read = _read(options)

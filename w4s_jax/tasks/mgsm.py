@@ -42,11 +42,11 @@ def load_mgsm(variant: str, options: TaskOptions) -> ItemTask:
     validation split takes the problems that a smaller test split leaves out in every language.
 
     Args:
-        variant: configurations of MGSM, `en+de`; empty takes all that have a local file, else all eleven.
-        options: of the task.
+        variant: Configurations of MGSM, `en+de`; empty takes all that have a local file, else all eleven.
+        options: Of the task.
 
     Raises:
-        InputError: an unknown language, no data, a bad row, or sizes that exceed it.
+        InputError: An unknown language, no data, a bad row, or sizes that exceed it.
     """
     languages = variant.split("+") if variant else ()
     chosen = _languages(languages, options.data_dir)
@@ -78,7 +78,7 @@ def _sizes(sizes: SplitSizes, validation: int, test: int) -> SplitSizes:
     """Those of a name, where one is given, under those asked for; the splits hold so many items without.
 
     Raises:
-        InputError: they hold fewer than the name's.
+        InputError: They hold fewer than the name's.
     """
     if not sizes.named:
         return sizes

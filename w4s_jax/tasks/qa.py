@@ -40,11 +40,11 @@ def load_drop(variant: str, options: TaskOptions) -> ItemTask:
     """Reading with arithmetic: 200 validation and 800 test items of the hub's validation split; mean F1.
 
     Args:
-        variant: whose F1, a key of `DROP_RULES`.
-        options: of the task; rows have the fields of `ucinlp/drop` or of `EleutherAI/drop`.
+        variant: Whose F1, a key of `DROP_RULES`.
+        options: Of the task; rows have the fields of `ucinlp/drop` or of `EleutherAI/drop`.
 
     Raises:
-        InputError: an unknown variant, no data, a bad row, or sizes that exceed it.
+        InputError: An unknown variant, no data, a bad row, or sizes that exceed it.
     """
     check_variant("drop", variant, DROP_RULES)
     rows, origin = _DROP.read("validation", options.data_dir, options.revision)
@@ -121,7 +121,7 @@ def load_hotpotqa(variant: str, options: TaskOptions) -> ItemTask:
     """Questions that take two of ten paragraphs: 200 validation and 800 test items of the hub's validation split.
 
     Raises:
-        InputError: a variant, no data, a bad row, or sizes that exceed it.
+        InputError: A variant, no data, a bad row, or sizes that exceed it.
     """
     check_variant("hotpotqa", variant)
     rows, origin = _HOTPOTQA.read("validation", options.data_dir, options.revision)

@@ -54,11 +54,11 @@ def make_task(name: str, options: TaskOptions | None = None, *, custom: CustomFo
     Args:
         name: `gsm_hard`, `gsm_hard:pal`, `mgsm:en+de`, a toy family, `jsonl:PATH`, …; `-` and `_` are the
             same in names.
-        options: where its rows are and how they are split.
-        custom: how the rows of `jsonl:PATH` are read.
+        options: Where its rows are and how they are split.
+        custom: How the rows of `jsonl:PATH` are read.
 
     Raises:
-        InputError: an unknown name, no data, a bad row, or sizes that exceed the data.
+        InputError: An unknown name, no data, a bad row, or sizes that exceed the data.
     """
     options = options or TaskOptions()
     try:
@@ -80,7 +80,7 @@ def expand_tasks(names: str) -> list[str]:
     """Splits a comma-separated list of names and expands its groups, in order and without repeats.
 
     Raises:
-        InputError: the list is empty or holds an unknown name.
+        InputError: The list is empty or holds an unknown name.
     """
     parts = [part.strip() for part in names.split(",") if part.strip()]
     if not parts:

@@ -51,7 +51,7 @@ def make_scorer(spec: str) -> Scorer:
     """Returns a scorer by its name.
 
     Raises:
-        InputError: there is no such scorer, or no such function.
+        InputError: There is no such scorer, or no such function.
     """
     if spec.startswith("python:"):
         return _user_scorer(spec)

@@ -53,7 +53,7 @@ class Row:
         """Returns a field that has to be there.
 
         Raises:
-            InputError: it is not.
+            InputError: It is not.
         """
         if field not in self.values:
             raise self.error(f"field {field!r} is missing; the row has {sorted(self.values)}")
@@ -63,7 +63,7 @@ class Row:
         """Returns a field that has to be a text with something in it.
 
         Raises:
-            InputError: it is not.
+            InputError: It is not.
         """
         value = self.get(field)
         if not isinstance(value, str) or not value.strip():
@@ -108,12 +108,12 @@ class HubSource:
         """Returns the rows of one of the hub's splits, in the hub's order.
 
         Args:
-            split: the hub's name of it.
-            data_dir: local files, which come before the hub.
-            revision: of the hub; None takes the source's own.
+            split: The hub's name of it.
+            data_dir: Local files, which come before the hub.
+            revision: Of the hub; None takes the source's own.
 
         Raises:
-            InputError: there is neither a file nor a hub, or a file and a revision; a row is bad.
+            InputError: There is neither a file nor a hub, or a file and a revision; a row is bad.
         """
         path = self.find_file(split, data_dir)
         if path is not None and revision:
@@ -177,7 +177,7 @@ def read_rows(path: Path) -> list[Row]:
     """Reads `.jsonl`, `.jsonl.gz`, `.json` (a list of objects), `.parquet`, or `.csv` with a line of names.
 
     Raises:
-        InputError: the file cannot be read or holds no rows; a row is no object.
+        InputError: The file cannot be read or holds no rows; a row is no object.
     """
     if not path.is_file():
         raise InputError(f"data file {path} does not exist; give the path of a .jsonl, .json, .parquet or .csv file")

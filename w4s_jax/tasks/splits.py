@@ -90,11 +90,11 @@ def published_sizes(task: str, named: str = "") -> Published:
     """The sizes of a benchmark.
 
     Args:
-        task: its name without a variant.
-        named: whose sizes; empty takes the first of `NAMES` that has some.
+        task: Its name without a variant.
+        named: Whose sizes; empty takes the first of `NAMES` that has some.
 
     Raises:
-        InputError: there are none of that name.
+        InputError: There are none of that name.
 
     Example:
         >>> published_sizes("drop"), published_sizes("drop", "adas").validation
@@ -139,13 +139,13 @@ def resize(
     takes from what a smaller test split left, too, when nothing else is there.
 
     Args:
-        splits: items by split, in their final order; no two splits share a group.
-        sizes: the sizes asked for.
-        spare: items of no split.
-        group: of what an item that moves to another split leaves none behind.
+        splits: Items by split, in their final order; no two splits share a group.
+        sizes: The sizes asked for.
+        spare: Items of no split.
+        group: Of what an item that moves to another split leaves none behind.
 
     Raises:
-        InputError: fewer items are left than were asked for.
+        InputError: Fewer items are left than were asked for.
     """
     resized: dict[Split, tuple[Item, ...]] = {}
     reserve = [*splits.get(Split.TRAIN, ()), *reversed(spare)]
@@ -191,15 +191,15 @@ def split_pool(
     pool that is too small for the published sizes is cut in their proportion.
 
     Args:
-        task: name that `published_sizes` knows.
-        pool: items of the source's evaluation split, in its order.
-        seed: of the shuffle.
-        sizes: the sizes asked for.
-        train: what train consists of instead of the rest of the pool.
-        group: items for which it gives the same stay in one split; see `split_groups`.
+        task: Name that `published_sizes` knows.
+        pool: Items of the source's evaluation split, in its order.
+        seed: Of the shuffle.
+        sizes: The sizes asked for.
+        train: What train consists of instead of the rest of the pool.
+        group: Items for which it gives the same stay in one split; see `split_groups`.
 
     Raises:
-        InputError: no such sizes, no items, or more were asked for than there are.
+        InputError: No such sizes, no items, or more were asked for than there are.
     """
     if not pool:
         raise InputError(f"task {task}: no row is left to split; take another variant, or add rows")
@@ -234,13 +234,13 @@ def split_groups(
     takes the groups of which validation holds no item. What is over is in no split.
 
     Args:
-        items: in their seeded order.
-        published: whose proportion is dealt; where no size is asked for, at most so many items are taken.
-        sizes: the sizes asked for.
-        group: what must not stand in two splits.
+        items: In their seeded order.
+        published: Whose proportion is dealt; where no size is asked for, at most so many items are taken.
+        sizes: The sizes asked for.
+        group: What must not stand in two splits.
 
     Raises:
-        InputError: more items were asked for than the groups of a split hold.
+        InputError: More items were asked for than the groups of a split hold.
     """
     groups: dict[Hashable, list[Item]] = {}
     for item in items:

@@ -37,7 +37,7 @@ def load_seed(name: str) -> Workflow:
     """Returns a seed workflow.
 
     Raises:
-        InputError: there is no seed of that name.
+        InputError: There is no seed of that name.
 
     Example:
         >>> "def solver(agent, task)" in load_seed("cot").code
@@ -54,10 +54,10 @@ def seeds_for(family: str) -> tuple[Workflow, ...]:
     """Returns the seed workflows that a search on a family of tasks starts from unless it is given others.
 
     Args:
-        family: of the task: `math`, `code`, `qa`, `toy` or `toy_code`.
+        family: Of the task: `math`, `code`, `qa`, `toy` or `toy_code`.
 
     Raises:
-        InputError: there is no such family.
+        InputError: There is no such family.
 
     Example:
         >>> [seed.name for seed in seeds_for("math")]
@@ -70,7 +70,7 @@ def seeds_of(family: str) -> tuple[Workflow, ...]:
     """Returns all seed workflows of a family of tasks; see `seeds_for`.
 
     Raises:
-        InputError: there is no such family.
+        InputError: There is no such family.
     """
     if family not in _FAMILIES:
         raise InputError(f"family of tasks {family!r} is unknown; known are {', '.join(_FAMILIES)}")
@@ -81,7 +81,7 @@ def load_workflow_file(path: Path) -> Workflow:
     """Returns the workflow of a Python file, named by the file. The file is parsed, not run.
 
     Raises:
-        InputError: it cannot be read, is no Python, or has no `solver` at its top level.
+        InputError: It cannot be read, is no Python, or has no `solver` at its top level.
     """
     try:
         code = path.read_text(encoding="utf-8")
@@ -103,7 +103,7 @@ def load_workflow(name_or_path: str) -> Workflow:
     """Returns a seed by its name, or the workflow of a file by its path, which ends in `.py`.
 
     Raises:
-        InputError: there is neither.
+        InputError: There is neither.
     """
     if name_or_path.endswith(".py"):
         return load_workflow_file(Path(name_or_path))

@@ -80,8 +80,8 @@ def form_of(gold: Gold, num_choices: int = 0) -> AnswerForm:
     r"""The form of a gold answer.
 
     Args:
-        gold: the answer.
-        num_choices: of the question; 0 where it is not known, and a lone capital is a choice all the same.
+        gold: The answer.
+        num_choices: Of the question; 0 where it is not known, and a lone capital is a choice all the same.
 
     Example:
         >>> [form_of(gold).value for gold in ("1,000", "C", r"\frac{1}{2}", "(3,4)", "Buenos Aires")]
@@ -113,11 +113,11 @@ def wrong_answers(
     slip may lie within a relative tolerance of it.
 
     Args:
-        gold: the answer.
-        question: which numbers and words are taken from.
-        rng: of the item.
-        num_choices: see `form_of`.
-        accepted: further right answers, none of which may be given as a wrong one.
+        gold: The answer.
+        question: Which numbers and words are taken from.
+        rng: Of the item.
+        num_choices: See `form_of`.
+        accepted: Further right answers, none of which may be given as a wrong one.
     """
     form, text, number = form_of(gold, num_choices), str(gold).strip(), as_number(gold)
     if number is not None:

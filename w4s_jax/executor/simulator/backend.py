@@ -37,9 +37,9 @@ class SimulatedBackend:
     """Answers the questions it was given, as well as the request asks for them.
 
     Attributes:
-        model: name of the model.
-        simulated: always true.
-        response_model: the parameters.
+        model: Name of the model.
+        simulated: Always true.
+        response_model: The parameters.
 
     Example:
         >>> backend = SimulatedBackend()
@@ -97,8 +97,8 @@ class SimulatedBackend:
         """Returns the reply to one call.
 
         Args:
-            request: what is asked.
-            call: repetition and number of the call among equal ones of the item; its
+            request: What is asked.
+            call: Repetition and number of the call among equal ones of the item; its
                 choices are the samples `call.number * n` to `call.number * n + n - 1`.
         """
         reading = read(request.messages, self._index, request.json_mode)
@@ -120,10 +120,10 @@ class SimulatedBackend:
         token and the time a token are each multiplied by a log-normal factor of median 1.
 
         Args:
-            request: what was asked.
-            call: which of several equal calls.
-            reply: to it.
-            sigma: standard deviation of the factors' logarithms.
+            request: What was asked.
+            call: Which of several equal calls.
+            reply: To it.
+            sigma: Standard deviation of the factors' logarithms.
         """
         key = f"{request.temperature}/{request.n}/{[m.content for m in request.messages]}"
         draws = (min(max(uniform(key, what, call), 1e-12), 1 - 1e-12) for what in ("first", "each"))

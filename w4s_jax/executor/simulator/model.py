@@ -126,9 +126,9 @@ class ResponseModel:
         """What a request multiplies the base probabilities by.
 
         Args:
-            present: features of the request.
-            junk: number of junk sentences.
-            temperature: of the request.
+            present: Features of the request.
+            junk: Number of junk sentences.
+            temperature: Of the request.
         """
         factors = dict.fromkeys(ErrorKind, 1.0)
         for feature in sorted(present):

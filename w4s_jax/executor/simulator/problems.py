@@ -93,7 +93,7 @@ def problem_from_item(item: Item) -> Problem:
     """Returns the problem of a toy item, or derives one for an item of a real data set.
 
     Raises:
-        InputError: its gold answer is not known.
+        InputError: Its gold answer is not known.
 
     Example:
         >>> problem = problem_from_item(Item(id="x/1", question="What is 123456 * 2?", target=246912))

@@ -227,9 +227,9 @@ def read(messages: Sequence[Message], index: QuestionIndex, json_mode: bool) -> 
     """Reads a request.
 
     Args:
-        messages: of the request; instructions of assistant messages do not count.
-        index: the known questions.
-        json_mode: whether the reply has to be JSON.
+        messages: Of the request; instructions of assistant messages do not count.
+        index: The known questions.
+        json_mode: Whether the reply has to be JSON.
     """
     asked = "\n".join(m.content for m in messages if m.role != "assistant")
     question, around = index.find(squeeze(asked))

@@ -40,10 +40,10 @@ def reply_text(problem: Problem, struck: frozenset[ErrorKind], features: Feature
     """Spells one choice.
 
     Args:
-        problem: that was asked.
-        struck: kinds of error that struck this sample.
-        features: of the request.
-        sample: which one, for the wording and for slips that differ.
+        problem: That was asked.
+        struck: Kinds of error that struck this sample.
+        features: Of the request.
+        sample: Which one, for the wording and for slips that differ.
     """
     in_code = problem.is_code or Feature.CODE in features.present
     misformed = ErrorKind.FORM in struck

@@ -107,12 +107,12 @@ async def serve(backend: SimulatedBackend, port: int = 0, options: ServerOptions
     """Serves a backend on 127.0.0.1 and yields the base URL for a client.
 
     Args:
-        backend: gives the replies.
-        port: to listen on; 0 takes a free one.
-        options: latency and faults.
+        backend: Gives the replies.
+        port: To listen on; 0 takes a free one.
+        options: Latency and faults.
 
     Raises:
-        OSError: the port is taken.
+        OSError: The port is taken.
     """
     runner = web.AppRunner(_application(backend, options or ServerOptions()), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
@@ -225,8 +225,8 @@ def _chat_request(body: Any, unsupported: frozenset[str]) -> ChatRequest:
     """Reads a body.
 
     Raises:
-        ValueError: it is not a chat request.
-        _BadParameter: it has a parameter that is not taken.
+        ValueError: It is not a chat request.
+        _BadParameter: It has a parameter that is not taken.
     """
     if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
         raise ValueError("The body must be an object with `messages`.")

@@ -54,7 +54,7 @@ def visible_blocks(expiry_BT: Array, query_block: int, key_block: int | None = N
         key_block: Tokens; as `query_block` where None.
 
     Returns:
-        bool [B, I, J].
+        Bool [B, I, J].
     """
     key_block = key_block or query_block
     rows, length = expiry_BT.shape
@@ -74,7 +74,7 @@ def blocks_in_window(positions_BT: Array, size_B: Array, block: int) -> Array:
         block: Tokens.
 
     Returns:
-        bool [B, I, J]; positions of padding only ever make it true.
+        Bool [B, I, J]; positions of padding only ever make it true.
     """
     blocks_BIC = positions_BT.reshape(positions_BT.shape[0], -1, block)
     lowest_BI, highest_BJ = jnp.min(blocks_BIC, axis=2), jnp.max(blocks_BIC, axis=2)
@@ -90,7 +90,7 @@ def whole_blocks(expiry_BT: Array, query_block: int, key_block: int) -> Array:
         key_block: Tokens.
 
     Returns:
-        bool [B, I, J].
+        Bool [B, I, J].
     """
     rows, length = expiry_BT.shape
     earliest_BJ = jnp.min(expiry_BT.reshape(rows, -1, key_block), axis=2)

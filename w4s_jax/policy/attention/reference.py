@@ -137,7 +137,7 @@ def masked_softmax(scores: Array, mask: Array) -> Array:
 
     Args:
         scores: float32 [..., S].
-        mask: bool of the same shape.
+        mask: Bool of the same shape.
     """
     # The smallest finite number, not -inf: (-inf) - (-inf) would put NaN into the gradient of an empty row.
     highest = jnp.max(jnp.where(mask, scores, np.finfo(np.float32).min), axis=-1, keepdims=True)

@@ -39,7 +39,7 @@ class Channel:
         """Sends a request and waits for its reply.
 
         Raises:
-            RequestRefused: the message cannot be sent.
+            RequestRefused: The message cannot be sent.
         """
         with self._lock:
             try:
@@ -73,7 +73,7 @@ class Agent:
         """Asks the executor; returns `num_of_response` texts. `model` is accepted and ignored: there is one executor.
 
         Raises:
-            RequestRefused: the call is malformed or one too many.
+            RequestRefused: The call is malformed or one too many.
         """
         reply = self._channel.request(
             {
@@ -103,7 +103,7 @@ class Agent:
         """Asks for JSON objects with `return_dict_keys`; a key that a reply lacks holds a note that says so.
 
         Raises:
-            RequestRefused: the call is malformed or one too many.
+            RequestRefused: The call is malformed or one too many.
         """
         keys = [str(key) for key in return_dict_keys]
         texts = self.call_llm(
@@ -120,7 +120,7 @@ class Agent:
         """Runs Python apart; returns `solution()` if defined, else the last expression, else the printed text.
 
         Raises:
-            ExecutionError: the code raised, or hit a limit.
+            ExecutionError: The code raised, or hit a limit.
         """
         reply = self._channel.request({"type": "run_code", "code": str(code), "timeout": timeout})
         if "error" in reply:

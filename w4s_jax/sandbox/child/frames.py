@@ -45,7 +45,7 @@ def read_frame(fd: int, most: int) -> Any:
     """Reads one message of at most `most` bytes from a blocking descriptor.
 
     Raises:
-        FrameError: the peer is gone, or the frame is longer.
+        FrameError: The peer is gone, or the frame is longer.
     """
     (length,) = HEADER.unpack(_read_exactly(fd, HEADER.size))
     if length > most:

@@ -52,7 +52,7 @@ class Guard:
                 `scratch`, the folder that may be written to with its size in bytes, or None.
 
         Raises:
-            OSError: the kernel lacks a layer.
+            OSError: The kernel lacks a layer.
         """
         self.guarded = bool(config["guarded"])
         self.uid_base: int | None = config["uid_base"]
@@ -85,13 +85,13 @@ class Guard:
         """Guards the calling process for ever.
 
         Args:
-            limits: what the child may use.
-            child_id: chooses the child's own user id.
-            zygote: pid of the parent process, whose death is ours.
-            keep: descriptors that stay open.
+            limits: What the child may use.
+            child_id: Chooses the child's own user id.
+            zygote: Pid of the parent process, whose death is ours.
+            keep: Descriptors that stay open.
 
         Raises:
-            OSError: a layer could not be put on; no user code may run.
+            OSError: A layer could not be put on; no user code may run.
         """
         os.setsid()
         if self._scratch:
@@ -141,11 +141,11 @@ def bound_files(scratch: str, size: int) -> None:
     bwrap bounds its bytes alone, and an empty file or folder holds a kilobyte of the kernel's.
 
     Args:
-        scratch: where it is mounted.
+        scratch: Where it is mounted.
         size: bytes.
 
     Raises:
-        OSError: the kernel refused.
+        OSError: The kernel refused.
     """
     options = f"size={size},nr_inodes={max(_FEWEST_FILES, size // _PAGE)},mode=0777".encode()
     flags = ctypes.c_ulong(_MS_REMOUNT | _MS_NOSUID | _MS_NODEV)

@@ -38,12 +38,12 @@ def prepare(read_only: Iterable[str], writable_devices: Iterable[str], scratch: 
     """Builds a ruleset and returns its descriptor.
 
     Args:
-        read_only: files and folders that may be read; missing ones are left out.
-        writable_devices: device files that may be read and written.
-        scratch: folder beneath which files and folders may be made.
+        read_only: Files and folders that may be read; missing ones are left out.
+        writable_devices: Device files that may be read and written.
+        scratch: Folder beneath which files and folders may be made.
 
     Raises:
-        OSError: the kernel has no Landlock, or refuses a rule.
+        OSError: The kernel has no Landlock, or refuses a rule.
     """
     version = abi()
     if version < 1:
@@ -65,7 +65,7 @@ def enforce(ruleset: int) -> None:
     """Restricts the calling thread and its later threads, for ever; needs no_new_privs.
 
     Raises:
-        OSError: the kernel refused it.
+        OSError: The kernel refused it.
     """
     check(libc().syscall(_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint(0)), "landlock")
 

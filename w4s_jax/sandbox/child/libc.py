@@ -20,7 +20,7 @@ def check(result: int, what: str) -> int:
     """Returns the result of a call to `libc`.
 
     Raises:
-        OSError: it was negative.
+        OSError: It was negative.
     """
     if result < 0:
         code = ctypes.get_errno()
@@ -32,6 +32,6 @@ def prctl(option: int, value: int, pointer: object = None) -> None:
     """`prctl(2)` with one or two arguments.
 
     Raises:
-        OSError: the kernel refused it.
+        OSError: The kernel refused it.
     """
     check(libc().prctl(option, ctypes.c_ulong(value), pointer, None, None), f"prctl({option})")

@@ -114,10 +114,10 @@ def build(*, files: bool = False) -> bytes:
     """The program for this machine, with a placeholder for the child's pid.
 
     Args:
-        files: allow making, changing and removing them, where nothing but a scratch folder can be written.
+        files: Allow making, changing and removing them, where nothing but a scratch folder can be written.
 
     Raises:
-        OSError: this architecture has no table.
+        OSError: This architecture has no table.
     """
     machine = os.uname().machine
     if machine not in _ARCHITECTURES:
@@ -146,7 +146,7 @@ def install(program: bytes) -> None:
     """Puts the filter on the calling thread and all its later threads, for ever.
 
     Raises:
-        OSError: the kernel refused it.
+        OSError: The kernel refused it.
     """
     program = program.replace(struct.pack("=I", _OWN_PID), struct.pack("=I", os.getpid()))
     prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(_Program(len(program) // 8, program)))

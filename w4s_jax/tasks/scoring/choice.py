@@ -44,8 +44,8 @@ def find_letter(text: str, num_choices: int = _MOST) -> str | None:
     """Returns the capital letter that a text chooses, or None where it chooses none of those there are.
 
     Args:
-        text: the answer.
-        num_choices: how many letters are allowed, from A on.
+        text: The answer.
+        num_choices: How many letters are allowed, from A on.
 
     Example:
         >>> find_letter("c."), find_letter("The answer is (B), not C."), find_letter("E", num_choices=4)

@@ -82,7 +82,7 @@ async def run_graded(program: GradingProgram, sandbox: Sandbox) -> Grade:
     """Runs an answer with its tests; 1.0 iff all of them ran and passed.
 
     Raises:
-        SandboxError: the sandbox itself could not run it.
+        SandboxError: The sandbox itself could not run it.
     """
     run = await sandbox.run_program(program.text, GRADING_LIMITS)
     if run.status is RunStatus.OK and run.value == program.token:
@@ -336,11 +336,11 @@ def harness_program(
     """The program that runs an answer, all texts literals in it, with the setup and the tests.
 
     Args:
-        item: names the token.
-        parts: texts of the answer, compiled apart and run one after the other in one module.
+        item: Names the token.
+        parts: Texts of the answer, compiled apart and run one after the other in one module.
         setup: Python in front of the tests.
-        tests: texts of Python that assert, run in one namespace.
-        name: the function of the answer that they call.
+        tests: Texts of Python that assert, run in one namespace.
+        name: The function of the answer that they call.
     """
     tests = [setup, *tests]
     token = token_of(item, "\n".join(tests))
@@ -366,8 +366,8 @@ class TestsGrader:
         """Grades 1.0 or 0.0.
 
         Raises:
-            SandboxError: the sandbox itself could not run the tests.
-            InputError: the item does not name its function.
+            SandboxError: The sandbox itself could not run the tests.
+            InputError: The item does not name its function.
         """
         if is_empty(answer):
             return Grade(0.0, CodeSymptom.EMPTY.value)
@@ -378,7 +378,7 @@ class TestsGrader:
         """The program that runs an answer, a literal in it, with the setup and the tests.
 
         Raises:
-            InputError: the item does not name its function.
+            InputError: The item does not name its function.
         """
         if not item.entry_point:
             raise InputError(f"item {item.id}: entry_point is {item.entry_point!r}; name the function that tests call")

@@ -115,9 +115,9 @@ def drop_f1(given: Sequence[frozenset[str]], count: int, reference: Sequence[str
     """Mean F1 of the best one-to-one pairs of spans, over the longer list; exactly 1.0 where all bags agree.
 
     Args:
-        given: bags of the answer's spans that are aligned.
-        count: of all its spans.
-        reference: spans of the gold answer.
+        given: Bags of the answer's spans that are aligned.
+        count: Of all its spans.
+        reference: Spans of the gold answer.
 
     Example:
         >>> drop_f1([drop_tokens("Bears")], 1, ["Bears", "Lions"])

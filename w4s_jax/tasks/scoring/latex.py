@@ -124,8 +124,8 @@ class LatexGrader:
         """Grades 1.0 or 0.0; numbers are read as decimals.
 
         Raises:
-            SandboxError: the sandbox itself could not run the comparison.
-            InputError: the sandbox was opened without `PACKAGES`.
+            SandboxError: The sandbox itself could not run the comparison.
+            InputError: The sandbox was opened without `PACKAGES`.
         """
         gold, given = formula(as_text(item.target)), formula(_written(answer))
         if not given:

@@ -42,9 +42,9 @@ def numeric_symptom(answer_text: Any, target: float, question: str) -> str:
     """Returns the `Symptom` of an answer that was graded wrong.
 
     Args:
-        answer_text: what the workflow returned; anything at all.
-        target: the gold number.
-        question: the question's text.
+        answer_text: What the workflow returned; anything at all.
+        target: The gold number.
+        question: The question's text.
 
     Example:
         >>> numeric_symptom("the answer is 300", 3.0, "How many hours are 180 minutes?")

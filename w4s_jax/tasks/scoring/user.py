@@ -52,7 +52,7 @@ class FunctionGrader:
         """A grader by `FILE.py:FUNCTION`.
 
         Raises:
-            InputError: there is no such file or function, or the file cannot be imported.
+            InputError: There is no such file or function, or the file cannot be imported.
         """
         return cls.of(load_object(where, "function"), where)
 
@@ -61,7 +61,7 @@ class FunctionGrader:
         """A grader by a function, or bound method, that is from `FILE.py:NAME`.
 
         Raises:
-            InputError: the file cannot be read, or the function is asynchronous.
+            InputError: The file cannot be read, or the function is asynchronous.
         """
         path, name = _parts(where, "function")
         name = getattr(function, "__qualname__", name)
@@ -76,7 +76,7 @@ class FunctionGrader:
         """What the function gives for an answer.
 
         Raises:
-            InputError: it raised, or gave something else.
+            InputError: It raised, or gave something else.
         """
         with Blame(f"{self.rule}, on item {item.id}"):
             given = self.function(answer, item.target)
@@ -91,7 +91,7 @@ class FunctionGrader:
         """Grades in [0, 1].
 
         Raises:
-            InputError: the function raised, or gave something else than a grade.
+            InputError: The function raised, or gave something else than a grade.
         """
         del sandbox
         return graded(self.score(item, answer))
@@ -207,10 +207,10 @@ def load_object(where: str, kind: str) -> Any:
 
     Args:
         where: `FILE.py:NAME`.
-        kind: what the name is of, `function` or `class`, for messages.
+        kind: What the name is of, `function` or `class`, for messages.
 
     Raises:
-        InputError: no such file or name, it cannot be called, or the file fails.
+        InputError: No such file or name, it cannot be called, or the file fails.
     """
     path, name = _parts(where, kind)
     source = _read(path, where)

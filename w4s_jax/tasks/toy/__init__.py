@@ -28,11 +28,11 @@ def toy_task(name: str, *, split_seed: int = 0, sizes: SplitSizes | None = None)
 
     Args:
         name: `toy_units`, or `toy_units@3` for instance 3.
-        split_seed: decides the items of all splits.
-        sizes: items by split; None, whole or in part, takes `DEFAULT_SIZES`.
+        split_seed: Decides the items of all splits.
+        sizes: Items by split; None, whole or in part, takes `DEFAULT_SIZES`.
 
     Raises:
-        InputError: no such family, or more items than its templates can give.
+        InputError: No such family, or more items than its templates can give.
 
     Example:
         >>> len(toy_task("toy_units@3", sizes=SplitSizes(validation=5)).items(Split.VALIDATION))

@@ -123,9 +123,9 @@ def metadata(draft: Draft, profile: Mapping[str, float], rng: random.Random) -> 
     """Works out gold and wrong answers; JSON-serialisable.
 
     Args:
-        draft: the problem.
-        profile: base probability of each kind of error.
-        rng: draws the digits that go wrong.
+        draft: The problem.
+        profile: Base probability of each kind of error.
+        rng: Draws the digits that go wrong.
 
     Returns:
         The item's metadata; None where an error would happen to give the gold answer.

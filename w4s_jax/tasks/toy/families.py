@@ -135,7 +135,7 @@ def split_name(name: str) -> tuple[Family, int]:
     """Reads `toy_units@3` as family and instance.
 
     Raises:
-        InputError: no such family.
+        InputError: No such family.
 
     Example:
         >>> split_name("toy_units@3")[1]
@@ -154,7 +154,7 @@ def expand(name: str) -> list[str]:
         name: `toy`, `toy_held_out`, either with `:N` for N instances a family, or one task.
 
     Raises:
-        InputError: no such group or family, or no instances.
+        InputError: No such group or family, or no instances.
 
     Example:
         >>> expand("toy_held_out:2")[:2]

@@ -210,8 +210,8 @@ def function_item(rng: random.Random, profile: dict[str, float]) -> FunctionItem
     """Draws a function and works out its tests.
 
     Args:
-        rng: draws template, parameters, names and tests.
-        profile: base probability of each kind of error.
+        rng: Draws template, parameters, names and tests.
+        profile: Base probability of each kind of error.
 
     Returns:
         The pieces of an item; None where the arguments drawn cannot tell the programs apart.

@@ -21,13 +21,13 @@ def generate(family: Family, instance: int, split_seed: int, sizes: Mapping[Spli
     """Draws splits that share no question; a split does not depend on how large later ones are.
 
     Args:
-        family: templates and profile.
-        instance: which jittered variant of the family.
-        split_seed: decides the items.
-        sizes: items by split.
+        family: Templates and profile.
+        instance: Which jittered variant of the family.
+        split_seed: Decides the items.
+        sizes: Items by split.
 
     Raises:
-        InputError: the templates cannot give so many different questions.
+        InputError: The templates cannot give so many different questions.
     """
     profile = instance_profile(family, instance)
     seen: set[str] = set()

@@ -48,7 +48,7 @@ async def grade(item: Item, answer: Any, sandbox: Sandbox) -> Grade:
     """Scores an answer of any toy item.
 
     Raises:
-        SandboxError: the sandbox itself could not run the tests.
+        SandboxError: The sandbox itself could not run the tests.
     """
     if answer is None or (isinstance(answer, str) and not answer.strip()):
         return Grade(0.0, Symptom.EMPTY.value)
@@ -83,8 +83,8 @@ def hidden_test_program(code: str, tests: dict[str, list[str]]) -> str:
     """A program whose `solution()` says which hidden tests the code fails; the code is compiled by it, as data.
 
     Args:
-        code: the answer.
-        tests: assertions under `plain` and `edge`.
+        code: The answer.
+        tests: Assertions under `plain` and `edge`.
     """
     return f"""
 def _fails(scope, tests):
