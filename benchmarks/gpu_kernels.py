@@ -47,7 +47,7 @@ class Kernel(NamedTuple):
     loops: Sequence[int]
     """Instructions of each loop with a matrix product in it; empty where nvdisasm is missing."""
 
-    def spelled(self) -> str:
+    def format_row(self) -> str:
         """A row of the table."""
         queries, keys, warps, _ = self.tile
         scores = queries * keys / (32 * warps)
@@ -164,7 +164,7 @@ def main() -> None:
     print(f"| {header} |\n{'|---' * 7}|")
     for case in CASES:
         for kernel in kernels(*case):
-            print(f"| {', '.join(map(str, case))} | {kernel.spelled()} |", flush=True)
+            print(f"| {', '.join(map(str, case))} | {kernel.format_row()} |", flush=True)
 
 
 if __name__ == "__main__":

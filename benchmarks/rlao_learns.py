@@ -265,10 +265,13 @@ def table(schedule: str, seeds: Sequence[int], arms: Sequence[str], group: str) 
 
 def differences(first: Sequence[Measures], second: Sequence[Measures]) -> list[str]:
     """Paired over seeds: mean difference and 95 % interval."""
-    return [spelled(mean([getattr(a, c) - getattr(b, c) for a, b in zip(first, second, strict=True)])) for c in COLUMNS]
+    return [
+        format_difference(mean([getattr(a, c) - getattr(b, c) for a, b in zip(first, second, strict=True)]))
+        for c in COLUMNS
+    ]
 
 
-def spelled(difference: Estimate) -> str:
+def format_difference(difference: Estimate) -> str:
     """E.g. `+0.31 [+0.25, +0.37]`."""
     return f"{difference.value:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
 

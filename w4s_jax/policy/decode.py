@@ -39,7 +39,7 @@ from w4s_jax.policy.transformer import Transformer
 PyTree = Any
 
 
-class Stop(enum.IntEnum):
+class SampleStatus(enum.IntEnum):
     """What became of a row."""
 
     RUNNING = 0
@@ -66,7 +66,7 @@ class DecodeState(NamedTuple):
     token_GM: Array
     """int32: the newest token, not yet in the cache."""
     stop_GM: Array
-    """int32: a `Stop`."""
+    """int32: a `SampleStatus`."""
     length_GM: Array
     """int32: tokens sampled."""
     ids_GMS: Array
@@ -123,7 +123,7 @@ def idle_state(
             temperature_G=jnp.zeros(slots, jnp.float32),
             key_GM=jax.random.split(jax.random.key(0, impl="threefry2x32"), rows),
             token_GM=jnp.zeros(rows, jnp.int32),
-            stop_GM=jnp.full(rows, Stop.IDLE, jnp.int32),
+            stop_GM=jnp.full(rows, SampleStatus.IDLE, jnp.int32),
             length_GM=jnp.zeros(rows, jnp.int32),
             ids_GMS=jnp.zeros(tokens, jnp.int32),
             logprobs_GMS=jnp.zeros(tokens, jnp.float32),
@@ -186,7 +186,7 @@ def prefill(
         temperature_G=state.temperature_G.at[new.slot].set(new.temperature),
         key_GM=state.key_GM.at[new.slot].set(draw_keys(jnp.asarray(new.draws_M6))),
         token_GM=state.token_GM.at[new.slot].set(new.last_token),
-        stop_GM=state.stop_GM.at[new.slot].set(jnp.where(new.live_M, Stop.RUNNING, Stop.IDLE)),
+        stop_GM=state.stop_GM.at[new.slot].set(jnp.where(new.live_M, SampleStatus.RUNNING, SampleStatus.IDLE)),
         length_GM=state.length_GM.at[new.slot].set(0),
     )
     return _place(state, model.mesh)
@@ -233,12 +233,12 @@ def decode_chunk(
 @functools.partial(jax.jit, donate_argnames="state")
 def release(state: DecodeState, slot: ArrayLike) -> DecodeState:
     """Stops the rows of a slot whose request was withdrawn."""
-    return state._replace(stop_GM=state.stop_GM.at[slot].set(Stop.IDLE))
+    return state._replace(stop_GM=state.stop_GM.at[slot].set(SampleStatus.IDLE))
 
 
 def _running(state: DecodeState) -> Array:
     """Whether a slot has a running row, bool [G]."""
-    return jnp.any(state.stop_GM == Stop.RUNNING, axis=1)
+    return jnp.any(state.stop_GM == SampleStatus.RUNNING, axis=1)
 
 
 def _decode_step(model: Transformer, variables: PyTree, state: DecodeState, stop_ids: Array, block: int) -> DecodeState:
@@ -246,11 +246,13 @@ def _decode_step(model: Transformer, variables: PyTree, state: DecodeState, stop
     logits_GMV, k_LGMKH, v_LGMKH = _forward(model, variables, state, block)
     next_GM, logprob_GM = _draw(logits_GMV, state.key_GM, state.step_G, state.temperature_G)
 
-    running_GM = state.stop_GM == Stop.RUNNING
+    running_GM = state.stop_GM == SampleStatus.RUNNING
     count_G = state.step_G + 1
     ended_GM = jnp.any(next_GM[:, :, None] == stop_ids[None, None], axis=-1)
     at_limit_G1 = (count_G >= state.limit_G)[:, None]
-    stop_GM = jnp.where(ended_GM, Stop.END_OF_TURN, jnp.where(at_limit_G1, Stop.LENGTH, Stop.RUNNING))
+    stop_GM = jnp.where(
+        ended_GM, SampleStatus.END_OF_TURN, jnp.where(at_limit_G1, SampleStatus.LENGTH, SampleStatus.RUNNING)
+    )
     # Rows that have stopped go on being fed; what they write is past their length, and nobody reads it.
     cache = state.cache._replace(
         suffix_k_LGKMSH=_write_layers(state.cache.suffix_k_LGKMSH, k_LGMKH, state.step_G, model.mesh),

@@ -23,7 +23,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from w4s_jax.policy import decode, sharding
 from w4s_jax.policy.attention import TreeAttention, tree_attention_for
-from w4s_jax.policy.decode import Admission, Stop
+from w4s_jax.policy.decode import Admission, SampleStatus
 from w4s_jax.policy.transformer import Transformer
 from w4s_jax.types import DrawKey, InputError, SamplingOptions, StopReason
 
@@ -297,14 +297,14 @@ class Generator:
         stop_GM, length_GM = jax.device_get((self._state.stop_GM, self._state.length_GM))
         done: dict[int, list[Completion]] = {}
         for slot, (ticket, request) in list(self._running.items()):
-            if np.any(stop_GM[slot] == Stop.RUNNING):
+            if np.any(stop_GM[slot] == SampleStatus.RUNNING):
                 continue
             ids_MS, logprobs_MS = jax.device_get(_rows(self._state.ids_GMS, self._state.logprobs_GMS, np.int32(slot)))
             done[ticket] = [
                 Completion(
                     ids=tuple(ids_MS[m, : length_GM[slot, m]].tolist()),
                     logprobs=tuple(logprobs_MS[m, : length_GM[slot, m]].tolist()),
-                    stop=StopReason[Stop(stop_GM[slot, m]).name],
+                    stop=StopReason[SampleStatus(stop_GM[slot, m]).name],
                 )
                 for m in range(len(request.keys))
             ]

@@ -24,7 +24,7 @@ PyTree = Any
 
 
 @dataclasses.dataclass(eq=False)
-class _Job:
+class _Submission:
     """One request on its way through the thread; cancelled through its future."""
 
     request: Request
@@ -69,8 +69,8 @@ class LocalPolicy:
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="w4s-decode")
         # Under the lock: what the event loop and the thread both touch.
         self._lock = threading.Lock()
-        self._queue: collections.deque[_Job] = collections.deque()
-        self._jobs: dict[int, _Job] = {}  # by ticket; the thread's own
+        self._queue: collections.deque[_Submission] = collections.deque()
+        self._submissions: dict[int, _Submission] = {}  # by ticket; the thread's own
         self._driving = False
         self._unanswered = 0
         self._closed = False
@@ -141,24 +141,24 @@ class LocalPolicy:
         return Sample(ids=completion.ids, logprobs=completion.logprobs, text=text, stop=completion.stop)
 
     def _enqueue(self, request: Request) -> concurrent.futures.Future[list[Completion]]:
-        job = _Job(request, concurrent.futures.Future())
+        submission = _Submission(request, concurrent.futures.Future())
         with self._lock:
             if self._closed:
                 raise W4sError(f"policy {self.name} is closed; nothing can be sampled from it")
             if self._failure is not None:
                 raise W4sError(f"policy {self.name} has failed: {self._failure!r}") from self._failure
-            self._queue.append(job)
+            self._queue.append(submission)
             self._unanswered += 1
             if not self._driving:
                 self._driving = True
                 self._thread.submit(self._drive).add_done_callback(self._driven)
-        return job.future
+        return submission.future
 
     def _drive(self) -> None:
         """The thread: steps the generator until nothing is left to do."""
         while self._take():
             for ticket, completions in self._generator.step().items():
-                self._answer(self._jobs.pop(ticket), completions)
+                self._answer(self._submissions.pop(ticket), completions)
 
     def _take(self) -> bool:
         """Hands the queue to the generator and withdraws what was cancelled; says whether there is work."""
@@ -166,22 +166,22 @@ class LocalPolicy:
             new = list(self._queue)
             self._queue.clear()
             closed = self._closed
-        for job in new:
-            self._submit(job)
-        for ticket, job in list(self._jobs.items()):
-            if closed or job.future.cancelled():
+        for submission in new:
+            self._submit(submission)
+        for ticket, submission in list(self._submissions.items()):
+            if closed or submission.future.cancelled():
                 self._generator.cancel(ticket)
-                del self._jobs[ticket]
-                self._answer(job, W4sError(f"policy {self.name} was closed while it sampled"))
+                del self._submissions[ticket]
+                self._answer(submission, W4sError(f"policy {self.name} was closed while it sampled"))
         with self._lock:
-            self._driving = bool(self._jobs or self._queue)
+            self._driving = bool(self._submissions or self._queue)
             return self._driving
 
-    def _submit(self, job: _Job) -> None:
+    def _submit(self, submission: _Submission) -> None:
         try:
-            self._jobs[self._generator.submit(job.request)] = job
+            self._submissions[self._generator.submit(submission.request)] = submission
         except InputError as error:  # this request is bad; the others go on
-            self._answer(job, error)
+            self._answer(submission, error)
 
     def _driven(self, drive: concurrent.futures.Future[None]) -> None:
         """After the thread's last step: an error of its own reaches everybody who waits."""
@@ -191,19 +191,19 @@ class LocalPolicy:
         with self._lock:
             self._failure = failure
             self._driving = False
-            jobs = [*self._jobs.values(), *self._queue]
-            self._jobs.clear()
+            submissions = [*self._submissions.values(), *self._queue]
+            self._submissions.clear()
             self._queue.clear()
-        for job in jobs:
-            self._answer(job, failure)
+        for submission in submissions:
+            self._answer(submission, failure)
 
-    def _answer(self, job: _Job, outcome: list[Completion] | BaseException) -> None:
-        """The last thing that happens to a job; after the last one nobody touches the generator."""
+    def _answer(self, submission: _Submission, outcome: list[Completion] | BaseException) -> None:
+        """The last thing that happens to a submission; after the last one nobody touches the generator."""
         with self._lock:
             self._unanswered -= 1
-        if not job.future.set_running_or_notify_cancel():
+        if not submission.future.set_running_or_notify_cancel():
             return
         if isinstance(outcome, BaseException):
-            job.future.set_exception(outcome)
+            submission.future.set_exception(outcome)
         else:
-            job.future.set_result(outcome)
+            submission.future.set_result(outcome)
