@@ -145,7 +145,7 @@ class GRPO:
 
     Example:
         >>> one = jnp.ones((1, 1))
-        >>> sampled = Targets(nll=0 * one, weight=one, share=one, behaviour_logprob=-math.log(2.0) * one)
+        >>> sampled = Targets(nll=0 * one, weight=one, share=one, behaviour_logprob=-jnp.log(2 * one))
         >>> float(GRPO()(sampled)[0])  # the ratio of 2 counts as 1.2
         -1.2000000476837158
     """
