@@ -78,7 +78,7 @@ def w4s() -> None:
 def summary(command: str) -> str:
     """The first line of a command's docstring, without importing what it needs."""
     tree = ast.parse(Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8"))
-    return (ast.get_docstring(tree) or "").splitlines()[0].partition(": `")[0]
+    return (ast.get_docstring(tree) or "").splitlines()[0].partition("`")[0].rstrip(": ")
 
 
 def shipped_flags(argument: str) -> str:

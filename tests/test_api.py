@@ -80,6 +80,23 @@ def test_a_search_returns_its_best_with_an_interval_and_what_it_cost(at_server, 
     assert len(at_server.requests) == calls  # nothing is bought twice
 
 
+def test_a_callback_sees_each_turn_once_and_what_it_raises_is_the_callers(at_server, tmp_path):
+    class Watch(w4s_jax.Callback):
+        def __init__(self, last):
+            self.seen, self.last = [], last
+
+        def on_turn(self, finished):
+            self.seen.append((finished.turn.turn, finished.best_score))
+            if finished.turn.turn == self.last:
+                raise ZeroDivisionError("mine")
+
+    first, second = Watch(last=1), Watch(last=9)
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        optimize(tmp_path, num_turns=3, callbacks=[first])
+    result = optimize(tmp_path, num_turns=3, callbacks=[second])
+    assert first.seen + second.seen == list(enumerate(result.history[1:]))
+
+
 def test_the_best_answers_a_question_and_leaves_nothing_when_it_is_closed(at_server, tmp_path):
     result = optimize(tmp_path, num_turns=1)
     assert result.best("What is 20 + 20?") in ("40", 40)

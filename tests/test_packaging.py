@@ -2,19 +2,26 @@
 
 import ast
 import re
+import runpy
 import sys
 import tomllib
 from fnmatch import fnmatch
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+import setuptools
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from experiments import app
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "w4s_jax"
+COMMANDS = ROOT / "experiments"
+FLAG_FILES = COMMANDS / "flags"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 CORE = PROJECT["project"]["dependencies"]
@@ -104,26 +111,53 @@ def test_what_the_package_imports_is_declared(folders, extra):
 # --- the wheel ------------------------------------------------------------------
 
 
-def packages():
-    """Dotted names of the folders that setuptools takes: those with `__init__.py` that a pattern matches."""
-    patterns = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
-    names = {".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("[!.]*/**/__init__.py")}
-    return {name for name in names if any(fnmatch(name, pattern) for pattern in patterns)}
+@cache
+def set_up():
+    """What setup.py gives to setuptools."""
+    given = {}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(setuptools, "setup", given.update)
+        patched.setattr(setuptools, "find_packages", partial(setuptools.find_packages, str(ROOT)))
+        runpy.run_path(str(ROOT / "setup.py"))
+    return given
 
 
-def test_the_wheel_holds_the_package_alone():
-    assert {name.split(".")[0] for name in packages()} == {"w4s_jax"}
+def test_the_wheel_holds_the_package_and_the_commands_alone():
+    """The commands lie outside the library in a checkout, and within it where it is installed."""
+    assert {name.split(".")[0] for name in set_up()["packages"]} == {"w4s_jax"}
+    assert set_up()["package_dir"] == {"w4s_jax.commands": "experiments"}
+    assert not (PACKAGE / "commands").exists()
 
 
 def test_every_folder_with_code_is_a_package():
     """A folder without `__init__.py` would be left out of the wheel."""
-    assert {".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("*.py")} == packages()
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("*.py")}
+    assert folders | {"w4s_jax.commands"} == set(set_up()["packages"])
+
+
+def test_the_commands_find_each_other_wherever_they_lie():
+    """By relative names: they are `experiments` in a checkout and `w4s_jax.commands` where they are installed."""
+    foreign = {
+        f"{path.name}: {name}"
+        for path in COMMANDS.glob("*.py")
+        for name in imports_of(path)
+        if name in ("experiments", "benchmarks", "tests", "launch")
+    }
+    assert foreign == set()
+
+
+def test_every_command_is_named_by_the_program():
+    guarded = {path.stem for path in COMMANDS.glob("*.py") if "if __name__ ==" in path.read_text(encoding="utf-8")}
+    assert guarded == set(app.COMMANDS)
+    assert PROJECT["project"]["scripts"] == {app.PROGRAM: "w4s_jax.commands.app:w4s"}
 
 
 def test_every_data_file_is_matched_by_the_package_data():
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["w4s_jax"]
     names = [p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*") if p.is_file()]
     data = [n for n in names if not n.endswith((".py", ".pyc")) and "__pycache__" not in n]
+    flag_files = PROJECT["tool"]["setuptools"]["package-data"]["w4s_jax.commands"]
+    assert all(p.is_dir() or fnmatch(p.relative_to(COMMANDS).as_posix(), flag_files[0]) for p in FLAG_FILES.iterdir())
 
     def matched(name):
         return any(fnmatch(name, pattern) or fnmatch(name, pattern.removeprefix("**/")) for pattern in patterns)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from w4s_jax.run.api import aevaluate, aoptimize, evaluate, optimize, rlao
+    from w4s_jax.run.callbacks import Callback
     from w4s_jax.run.config import RunConfig
     from w4s_jax.run.endpoints import Model, Simulated
     from w4s_jax.run.results import EvaluateResult, OptimizedWorkflow, OptimizeResult
@@ -34,6 +35,7 @@ _FOUND_IN = {
     "evaluate": "run.api",
     "optimize": "run.api",
     "rlao": "run.api",
+    "Callback": "run.callbacks",
     "RunConfig": "run.config",
     "Model": "run.endpoints",
     "Simulated": "run.endpoints",
@@ -54,6 +56,7 @@ _FOUND_IN = {
 
 __all__ = [
     "BudgetExceededError",
+    "Callback",
     "CheckpointError",
     "EvaluateResult",
     "ExecutorError",

@@ -8,10 +8,12 @@ with an event loop of its own, raises the library's errors in one line, and leav
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from w4s_jax.run.arguments import as_field, in_words_of_calls
+from w4s_jax.run.callbacks import Callback
 from w4s_jax.run.calls import Client, Data, EvaluateCall, OptimizeCall, Prices, WorkflowLike
 from w4s_jax.run.config import RunConfig
 from w4s_jax.run.endpoints import Simulated
@@ -37,6 +39,7 @@ def optimize(
     num_turns: int = DEFAULTS.search.num_turns,
     run_dir: str | PathLike[str] = DEFAULTS.run_dir,
     prices: Prices | None = None,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
     **options: Any,
 ) -> OptimizeResult:
@@ -58,6 +61,7 @@ def optimize(
         num_turns: Turns of the search.
         run_dir: Folder of the run.
         prices: USD per million tokens by model, `{"NAME": {"input": 0.5, "output": 1.5}}`, where they are not listed.
+        callbacks: See every finished turn, the test results and the end, in the run's thread; what one raises ends it.
         progress: Whether it is shown.
         **options: Any other option of `w4s optimize` by its name, e.g. `num_candidates=3`, `sandbox="guard"`.
 
@@ -76,6 +80,7 @@ def optimize(
         num_turns=num_turns,
         run_dir=run_dir,
         prices=prices,
+        callbacks=callbacks,
         options=options,
     )
     with in_words_of_calls(), shown_on(_display(progress)):
@@ -92,6 +97,7 @@ async def aoptimize(
     num_turns: int = DEFAULTS.search.num_turns,
     run_dir: str | PathLike[str] = DEFAULTS.run_dir,
     prices: Prices | None = None,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
     **options: Any,
 ) -> OptimizeResult:
@@ -108,6 +114,7 @@ async def aoptimize(
         num_turns=num_turns,
         run_dir=run_dir,
         prices=prices,
+        callbacks=callbacks,
         options=options,
     )
     with in_words_of_calls(), shown_on(_display(progress)):
@@ -205,11 +212,12 @@ async def aevaluate(
         return await Worker(call).awaited()
 
 
-def rlao(config: RunConfig, *, progress: bool = True) -> RlaoResult | None:
+def rlao(config: RunConfig, *, callbacks: Sequence[Callback] = (), progress: bool = True) -> RlaoResult | None:
     """Trains a meta-agent, or does what is missing of it in the run directory; see `docs/training.md`.
 
     Args:
         config: The whole run; `run_dir` is needed.
+        callbacks: See every finished turn, update and round, in the run's thread; what one raises ends the run.
         progress: Whether it is shown.
 
     Returns:
@@ -226,7 +234,7 @@ def rlao(config: RunConfig, *, progress: bool = True) -> RlaoResult | None:
     except ImportError as error:
         raise InputError(f"rlao trains on this machine ({error}); pip install 'w4s_jax[train]'") from error
     with in_words_of_calls(as_field), shown_on(_display(progress)):
-        work = Worker(lambda runner: train(config, runner=runner))
+        work = Worker(lambda runner: train(config, runner=runner, callbacks=callbacks))
         return work.result(f"The same call with run_dir={config.run_dir!r} goes on.")
 
 

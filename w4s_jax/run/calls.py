@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import json
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import openai
 
 from w4s_jax.run.arguments import budget_text, option_values
+from w4s_jax.run.callbacks import Callback
 from w4s_jax.run.config import EVALUATE_OPTIONS, OPTIMIZE_OPTIONS, RunConfig
 from w4s_jax.run.data import Questions, open_questions, write_rows
 from w4s_jax.run.directory import RunDirectory
@@ -99,6 +100,7 @@ class OptimizeCall(_Call):
 
     meta_agent: str | PathLike[str] | Client
     num_turns: int
+    callbacks: Sequence[Callback]
 
     def __call__(self, runner: Runner) -> OptimizeResult:
         """Searches; see `run.api.optimize`."""
@@ -114,7 +116,7 @@ class OptimizeCall(_Call):
         config, _ = checked(config, names=() if questions.rows is not None or questions.task else None)
         config = self._kept(config, questions, beside=False)
         search = _Search(config=config, questions=questions, executor=executor, meta_agent=meta_agent)
-        return search.result(runner, self.resume)
+        return search.result(runner, self.callbacks, self.resume)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,7 +128,7 @@ class _Search:
     executor: Endpoint
     meta_agent: Endpoint
 
-    def result(self, runner: Runner, resume: str) -> OptimizeResult:
+    def result(self, runner: Runner, callbacks: Sequence[Callback], resume: str) -> OptimizeResult:
         """Searches, or does what is missing of it."""
         opened: list[SearchRun] = []
         interrupted = False
@@ -141,6 +143,7 @@ class _Search:
                     backend=self.executor.make_backend(self.config),
                     meta_backend=self.meta_agent.make_backend(self.config),
                     on_open=opened.append,
+                    callbacks=callbacks,
                 )
             except asyncio.CancelledError:
                 if not opened:

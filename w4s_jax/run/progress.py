@@ -88,7 +88,7 @@ class Progress:
         >>> with Progress("rollouts", total=120, stream=stream) as progress:
         ...     progress.advance(score="0.41")
         >>> stream.getvalue()
-        'rollouts: 1/120  0 s  score 0.41\\n'
+        'rollouts: 1/120  0 s  score 0.41\n'
     """
 
     def __init__(self, label: str, total: int, *, stream: TextIO | None = None, every_seconds: float | None = None):
