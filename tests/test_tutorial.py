@@ -52,19 +52,23 @@ async def run(kind, text, folder, extra):
 @pytest.mark.slow
 async def test_every_step_of_the_tutorial_does_what_the_page_says(tmp_path, monkeypatch):
     steps = blocks()
-    assert [kind for kind, _ in steps] == ["python", "sh", "sh", "sh", "python", "python", "sh"]
-    for kind, text in steps[:2]:
-        await run(kind, text, tmp_path, {})
+    assert [kind for kind, _ in steps] == ["python", "python", "sh", "sh", "sh", "python", "python", "sh"]
+    await run(*steps[0], tmp_path, {})
     monkeypatch.chdir(tmp_path)
     task = make_task("jsonl:my_task/questions.csv", TaskOptions(), custom=CustomFormat(scorer="numeric"))
     assert task.split_sizes() == {Split.TRAIN: 0, Split.VALIDATION: 20, Split.TEST: 40}
 
     async with FakeServer(lambda *asked: completion(PROGRAM)) as writer, serve(SimulatedBackend(tasks=[task])) as url:
         keys = {"OPENAI_API_KEY": "sk-executor", "OPENAI_BASE_URL": url, "META_AGENT_BASE_URL": writer.base_url}
-        baseline, searched, answered = [await run(kind, text, tmp_path, keys) for kind, text in steps[2:5]]
+        called, _ = [await run(kind, text, tmp_path, keys) for kind, text in steps[1:3]]
+        by_commands = len(writer.requests)
+        baseline, searched, answered = [await run(kind, text, tmp_path, keys) for kind, text in steps[3:6]]
         assert all("sk-executor" not in str(headers) for _, headers in writer.requests)
-        assert writer.requests[0][0]["model"] == "gpt-4o"
-        assert "Orders of a glass shop" in writer.requests[0][0]["messages"][0]["content"]
+        assert {body["model"] for body, _ in writer.requests} == {"gpt-4o"}
+        assert "Orders of a glass shop" in writer.requests[by_commands][0]["messages"][0]["content"]
+    *_, answer, tested = called.splitlines()
+    assert float(answer)
+    assert re.fullmatch(r"test: \d\.\d{3} \[.*\] n=40; best seed \d\.\d{3} .*; gain, paired [+-]\d\.\d{3} .*", tested)
     assert "cot on jsonl:my_task/questions.csv, validation: 20 of 20 items" in baseline
     assert "Worst case" in baseline
     assert "meta-agent gpt-4o" in baseline
@@ -77,7 +81,7 @@ async def test_every_step_of_the_tutorial_does_what_the_page_says(tmp_path, monk
     assert float(answered)  # the simulated executor may be wrong; a number it is
     header = Path("runs/my_task/workflows/best.py").read_text().splitlines()
     assert header[1].startswith("# Test accuracy")
-    for kind, text in steps[5:]:
+    for kind, text in steps[6:]:
         out = await run(kind, text, tmp_path, {})
     assert re.search(r"mean score \d\.\d{3}", out)
     assert not (set(os.listdir(tmp_path)) - {"my_task", "runs", "compiled"})
