@@ -150,3 +150,12 @@ def test_the_config_is_loaded_without_jax_and_without_absl():
 def test_names_and_texts_of_lines():
     assert name_and_text("--task=a=b") == ("task", "a=b")
     assert name_and_text("--test") == ("test", "true")
+
+
+def test_a_loss_that_needs_sampled_actions_refuses_repairs_before_anything_is_spent():
+    grpo = {"loss": "grpo", "weights": "group"}
+    with pytest.raises(InputError, match=r"--loss=grpo with --max_repairs=3.*give --max_repairs=0"):
+        replaced(RunConfig(), grpo)
+    assert replaced(RunConfig(), grpo | {"max_repairs": 0}).training.loss_config.kind == "grpo"
+    with pytest.raises(InputError, match="give --weights=group"):
+        replaced(RunConfig(), {"loss": "grpo", "max_repairs": 0})

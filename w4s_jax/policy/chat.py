@@ -14,6 +14,7 @@ itself may open and close turns.
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,24 @@ from w4s_jax.types import InputError, Message
 _STUB = Message(role="user", content="?")
 # Some templates print the day's date unless they are given one; a prompt must not depend on the clock.
 _TEMPLATE_OPTIONS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+
+
+def _import_auto_tokenizer() -> Any:
+    """Imports the loader of tokenizers, which takes seconds.
+
+    Without PyTorch `transformers` says so once; nothing here needs it, so that advice stays unsaid.
+    """
+    logger = logging.getLogger("transformers")
+
+    def needed(record: logging.LogRecord) -> bool:
+        return "PyTorch" not in record.getMessage()
+
+    logger.addFilter(needed)
+    try:
+        from transformers import AutoTokenizer
+    finally:
+        logger.removeFilter(needed)
+    return AutoTokenizer
 
 
 class Chat:
@@ -75,10 +94,8 @@ class Chat:
         Raises:
             InputError: Nothing can be loaded from `path`, or as in the constructor.
         """
-        from transformers import AutoTokenizer  # takes seconds to import
-
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(path))
+            tokenizer = _import_auto_tokenizer().from_pretrained(str(path))
         except (OSError, ValueError) as error:
             raise InputError(
                 f"tokenizer={path} cannot be loaded: {first_line(error)}; give a folder or a hub id"

@@ -341,6 +341,13 @@ class RunConfig:
     sandbox: SandboxConfig = SandboxConfig()
     tracking: TrackingConfig = TrackingConfig()
 
+    def __post_init__(self) -> None:
+        if self.training.loss == LossKind.GRPO and self.search.max_repairs and not self.training.trajectories:
+            raise InputError(
+                f"--loss=grpo with --max_repairs={self.search.max_repairs}: a repaired action was not sampled, so its "
+                "log-probabilities are unknown; give --max_repairs=0"
+            )
+
 
 RLAO_OPTIONS = names_of(RunConfig) - names_of(OptimizeConfig)
 """Options of a training run."""

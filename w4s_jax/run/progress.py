@@ -107,6 +107,7 @@ class Progress:
         self._shown = self._started
         self._width = 0
         self._done = 0
+        self._news = True
         self._facts: dict[str, object] = {}
 
     def advance(self, count: int = 1, **facts: object) -> None:
@@ -119,9 +120,10 @@ class Progress:
     def note(self, **facts: object) -> None:
         """Changes what is shown behind the count, without counting."""
         self._facts |= facts
+        self._news = True
 
     def _show(self, end: str) -> None:
-        self._shown = time.monotonic()
+        self._shown, self._news = time.monotonic(), False
         seconds = self._shown - self._started
         facts = "  ".join(f"{name} {value}" for name, value in self._facts.items())
         line = f"{self._label}: {self._done}/{self._total}  {seconds:.0f} s  {facts}".rstrip()
@@ -135,5 +137,6 @@ class Progress:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Shows the last count."""
-        self._show(end="\n")
+        """Shows the last count, where it is not what was shown last."""
+        if self._news or self._display.live:
+            self._show(end="\n")
