@@ -1,6 +1,7 @@
 """Strict surroundings for every test: virtual devices, no rank promotion, no network beyond loopback."""
 
 import os
+import signal
 import socket
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -8,6 +9,9 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
     os.environ.pop(name, None)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in the background: Ctrl-C is to be tested all the same
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
 import pytest

@@ -356,7 +356,11 @@ def test_a_preflight_is_a_call_that_says_what_it_compiled(capsys):
     notes = []
     result = preflight(a_run(), notes.append)
     mesh = make_mesh("fsdp=8")
-    of = Trainer(model=Transformer(config=SMALL, mesh=mesh), mesh=mesh, optimizer=OptimizerConfig())
+    of = Trainer(
+        model=Transformer(config=SMALL, mesh=mesh, compute_dtype="float32", remat="none"),
+        mesh=mesh,
+        optimizer=OptimizerConfig(),
+    )
     assert result.fits
     assert result.fit.memory == compile_step(of, 8, 64).memory
     assert [line.split(" compiled")[0] for line in notes if "compiled" in line] == ["step of 1 row(s) a chip"]
