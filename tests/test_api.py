@@ -336,3 +336,44 @@ def test_what_no_command_line_can_give_is_refused_by_the_command(at_server, tmp_
         assert done.stderr.startswith(f"error: --{name} was ")
         assert "call w4s_jax again" in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+# --- misuse ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"run_dir": 7}, r"run_dir=7 is a int; give a folder's path"),
+        ({"run_dir": None}, r"run_dir=None is a NoneType"),
+        ({"run_dir": "a\0b"}, r"is no path \(.*null byte\)"),
+        ({"run_dir": "x" * 300}, r"is no path \(.*too long"),
+        ({"run_dir": __file__}, r"is a file; give a folder"),
+        ({"callbacks": 7}, r"callbacks=7 are no w4s_jax.Callbacks"),
+        ({"callbacks": [w4s_jax.Callback]}, r"are no w4s_jax.Callbacks; give a list of them, made"),
+    ],
+)
+def test_what_is_no_folder_and_no_callback_is_refused_in_one_line(tmp_path, given, message):
+    with pytest.raises(InputError, match=message) as caught:
+        optimize(tmp_path, **given)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_silent_call_has_a_silent_test(at_server, tmp_path, capfd):
+    result = optimize(tmp_path, progress=False, num_turns=1)
+    result.test()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_interrupt_that_wakes_nobody_is_seen(at_server, tmp_path):
+    def slow(answer, target):
+        time.sleep(0.1)
+        return True
+
+    # An interrupt raised on another thread sets a mark and leaves the main thread waiting on its lock.
+    timer = threading.Timer(2.0, lambda: signal.raise_signal(signal.SIGINT))
+    timer.start()
+    result = optimize(tmp_path, metric=slow, num_turns=500)
+    timer.join()
+    assert result.stopped_by == "interrupted"
+    assert result.turns < 500

@@ -1,6 +1,6 @@
 """Files that are whole or absent: a reader, a kill or a full disk never leaves half of one.
 
-text or bytes → **write_whole** → `.NAME.<pid>.partial` → sync → rename → sync of the folder
+text or bytes → **write_whole** → `.NAME.<pid>.<thread>.partial` → sync → rename → sync of the folder
 
 Standard library only, and errors stay OSErrors: the caller names what could not be written, and what to do.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from pathlib import Path
 
 
@@ -24,7 +25,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
     with contextlib.ExitStack() as stack:
         stack.callback(partial.unlink, missing_ok=True)
         with partial.open("wb") as file:

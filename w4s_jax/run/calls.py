@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import os
+import stat
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from os import PathLike, fspath
@@ -17,7 +19,7 @@ from typing import Any
 
 import openai
 
-from w4s_jax.run.arguments import budget_text, option_values
+from w4s_jax.run.arguments import budget_text, in_words_of_calls, option_values
 from w4s_jax.run.callbacks import Callback
 from w4s_jax.run.config import EVALUATE_OPTIONS, OPTIMIZE_OPTIONS, RunConfig
 from w4s_jax.run.data import Questions, open_questions, write_rows
@@ -27,6 +29,7 @@ from w4s_jax.run.evaluation import DEFAULTS as EVALUATE_DEFAULTS
 from w4s_jax.run.evaluation import format_result, make_request, run_evaluation
 from w4s_jax.run.meta_agent import API
 from w4s_jax.run.options import replaced, to_lines
+from w4s_jax.run.progress import shown, shown_on
 from w4s_jax.run.results import EvaluateResult, OptimizedWorkflow, OptimizeResult
 from w4s_jax.run.runner import Runner, Worker
 from w4s_jax.run.search import (
@@ -68,6 +71,24 @@ class _Call:
     prices: Prices | None
     options: Mapping[str, Any]
 
+    def __post_init__(self) -> None:
+        """Refuses a run directory that is no path.
+
+        Raises:
+            InputError: It is none.
+        """
+        if not isinstance(self.run_dir, str | PathLike):
+            raise InputError(f"run_dir={self.run_dir!r} is a {type(self.run_dir).__name__}; give a folder's path")
+        try:
+            if not stat.S_ISDIR(os.stat(self.run_dir).st_mode):
+                raise InputError(f"run_dir={fspath(self.run_dir)!r} is a file; give a folder")
+        except FileNotFoundError:
+            pass  # it is made
+        except InputError:
+            raise
+        except (OSError, ValueError) as error:  # a name too long, or with a null byte
+            raise InputError(f"run_dir={fspath(self.run_dir)!r} is no path ({error}); give another") from None
+
     @property
     def resume(self) -> str:
         """How to go on after an interrupt."""
@@ -101,6 +122,17 @@ class OptimizeCall(_Call):
     meta_agent: str | PathLike[str] | Client
     num_turns: int
     callbacks: Sequence[Callback]
+
+    def __post_init__(self) -> None:
+        """Refuses callbacks that are none.
+
+        Raises:
+            InputError: They are no sequence of `Callback`s, or the run directory is no path.
+        """
+        super().__post_init__()
+        callbacks: Any = self.callbacks
+        if not isinstance(callbacks, Sequence) or not all(isinstance(one, Callback) for one in callbacks):
+            raise InputError(f"callbacks={callbacks!r} are no w4s_jax.Callbacks; give a list of them, made")
 
     def __call__(self, runner: Runner) -> OptimizeResult:
         """Searches; see `run.api.optimize`."""
@@ -156,11 +188,14 @@ class _Search:
             tasks = self.questions.load(self.config)
             outcome: SearchRunResult = runner(search(directory, tasks))
 
+        display = shown()  # as the search was
+
         def load(code: str) -> LoadedWorkflow:
             return load_code(code, self.config, make_client(self.config, self.executor, tasks.values()))
 
         def test() -> SearchRunResult:
-            return Worker(lambda runner: self._tested(runner, tasks, outcome)).result(resume)
+            with in_words_of_calls(), shown_on(display):
+                return Worker(lambda runner: self._tested(runner, tasks, outcome)).result(resume)
 
         return OptimizeResult(outcome, load=load, test=test, interrupted=interrupted)
 

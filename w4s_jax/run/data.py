@@ -131,7 +131,9 @@ def _rows(data: Any) -> list[Mapping[str, Any]]:
     """
     if isinstance(data, Mapping):
         parts = ", ".join(map(str, list(data)[:5]))
-        raise InputError(f"data is a {type(data).__name__} of {parts}; give one part of it, e.g. data[{parts!r:.20}]")
+        raise InputError(
+            f"data is a {type(data).__name__} of {parts}; give one part of it, e.g. data[{next(iter(data), '')!r}]"
+        )
     records = data
     if hasattr(data, "to_dict") and hasattr(data, "iloc"):  # a data frame gives the names of its columns
         records = data.to_dict("records")

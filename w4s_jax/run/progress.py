@@ -74,9 +74,14 @@ def shown_on(display: Display) -> Iterator[None]:
         _display.reset(token)
 
 
+def shown() -> Display:
+    """Where progress is shown in this context."""
+    return _display.get() or Display.of(sys.stderr)
+
+
 def note(text: str) -> None:
     """Says something once."""
-    (_display.get() or Display.of(sys.stderr)).write(f"{text}\n")
+    shown().write(f"{text}\n")
 
 
 class Progress:

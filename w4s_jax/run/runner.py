@@ -20,6 +20,9 @@ from w4s_jax.run.progress import note
 
 T = TypeVar("T")
 
+_LOOK_SECONDS = 0.2
+"""How often a waiting call looks for Ctrl-C: `_thread.interrupt_main` does not wake one that waits on a lock."""
+
 Runner = Callable[[Coroutine[Any, Any, Any]], Any]
 """Runs a coroutine to its end and returns its result; decides what signals do meanwhile."""
 
@@ -90,6 +93,8 @@ class Worker(Generic[T]):
 
     def _waited(self, future: concurrent.futures.Future[T], resume: str) -> T:
         try:
+            while not future.done():  # an interrupt that another thread was given is seen between two waits
+                concurrent.futures.wait([future], timeout=_LOOK_SECONDS)
             return future.result()
         except KeyboardInterrupt:
             if future.done():  # raised by the work, not by who waits
